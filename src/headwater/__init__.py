@@ -1,0 +1,29 @@
+"""headwater: better retrieval-augmented generation from inside the model.
+
+The public names are listed in `__all__`; each is imported on first use, so that `import headwater` stays quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "Document": "headwater.data.documents",
+    "RankingExample": "headwater.data.documents",
+    "HeadwaterError": "headwater.errors",
+}
+
+__all__ = ["__version__", *sorted(_EXPORTS)]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXPORTS:
+        return getattr(import_module(_EXPORTS[name]), name)
+    raise AttributeError(f"module 'headwater' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_EXPORTS})

@@ -1,0 +1,1 @@
+"""Documents, ranking examples, file formats and the fact world."""

@@ -1,0 +1,61 @@
+"""Every error a user can meet, in one place.
+
+Each message says what was wrong, where, and what to do about it. The command line prints the message alone and exits
+with 1 (the work failed) or 2 (wrong usage); nothing below raises a bare exception on bad input.
+"""
+
+from __future__ import annotations
+
+
+class HeadwaterError(Exception):
+    """Base of every public error of headwater."""
+
+
+class InputError(HeadwaterError, ValueError):
+    """An argument, a query, a document or an example cannot be used as given."""
+
+
+class FormatError(InputError):
+    """A file or folder does not hold what its format promises."""
+
+
+class ModelError(HeadwaterError):
+    """A model could not be loaded, or lacks a part that the call needs (the message names the part)."""
+
+
+class HeadSetError(InputError):
+    """A head set is malformed or does not fit the model."""
+
+
+class ContextOverflowError(InputError):
+    """A prompt is longer than the model can read.
+
+    Attributes:
+        tokens: length of the prompt.
+        limit: what the model reads.
+    """
+
+    def __init__(self, message: str, *, tokens: int, limit: int) -> None:
+        """Keep the two numbers beside the sentence, for callers that shorten their lists."""
+        super().__init__(message)
+        self.tokens = tokens
+        self.limit = limit
+
+
+class NonFiniteAttentionError(HeadwaterError):
+    """An attention row held NaN or infinity, or did not sum to one.
+
+    Attributes:
+        layer: 0-based layer of the first bad row.
+        head: 0-based query head of the first bad row.
+    """
+
+    def __init__(self, message: str, *, layer: int, head: int) -> None:
+        """Keep the layer and the head beside the sentence."""
+        super().__init__(message)
+        self.layer = layer
+        self.head = head
+
+
+class MissingExtraError(HeadwaterError, ImportError):
+    """A feature needs an optional package; the message names the extra and the command that installs it."""
