@@ -1,0 +1,1 @@
+"""First-stage candidates: passages of documents and BM25 over them."""

@@ -1,0 +1,185 @@
+"""Reading files: what comes out, and one clear error for each kind of bad input."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headwater.data.formats import parse_lines, read_beir, read_documents, read_examples, read_text
+from headwater.errors import FormatError, HeadwaterError, InputError
+
+
+def write_jsonl(path: Path, records: list[object]) -> Path:
+    path.write_text("\n".join(json.dumps(record) for record in records), encoding="utf-8")
+    return path
+
+
+def test_a_folder_of_text_and_jsonl(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "north_sea.txt").write_text("Cold water.", encoding="utf-8")
+    (tmp_path / "atlas.md").write_text("# The Atlas\n\nMaps.", encoding="utf-8")
+    write_jsonl(tmp_path / "more.jsonl", [{"_id": 7, "text": "seven", "title": "T", "year": 1999}, {"text": "eight"}])
+    (tmp_path / "photo.png").write_bytes(b"\x89PNG")
+    (tmp_path / "empty.txt").write_text("  \n", encoding="utf-8")
+    (tmp_path / ".hidden.txt").write_text("no", encoding="utf-8")
+    loaded = read_documents(tmp_path)
+    assert [(d.id, d.title, d.text) for d in loaded.documents] == [
+        ("atlas.md", "The Atlas", "# The Atlas\n\nMaps."),
+        ("7", "T", "seven"),
+        ("more.jsonl:2", None, "eight"),
+        ("sub/north_sea.txt", "north sea", "Cold water."),
+    ]
+    assert loaded.documents[1].metadata == {"year": 1999}
+    notes = " ".join(loaded.notes)
+    assert "1 x .png" in notes
+    assert "1 hidden file" in notes
+    assert "1 empty document" in notes
+
+
+def test_one_file_and_line_endings_kept(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"one\r\ntwo\r\n")
+    assert read_documents(tmp_path / "a.txt").documents[0].text == "one\r\ntwo\r\n"
+
+
+@pytest.mark.parametrize(
+    ("raw", "text", "noted"),
+    [
+        ("Zürich".encode(), "Zürich", False),
+        ("Zürich".encode("utf-8-sig"), "Zürich", False),
+        ("Zürich".encode("utf-16"), "Zürich", False),
+        ("Zürich".encode("utf-32"), "Zürich", False),
+        ("Zürich".encode("latin-1"), "Zürich", True),
+        (b"", "", False),
+    ],
+)
+def test_encodings(tmp_path: Path, raw: bytes, text: str, noted: bool) -> None:
+    (tmp_path / "a.txt").write_bytes(raw)
+    notes: list[str] = []
+    assert read_text(tmp_path / "a.txt", notes.append) == text
+    assert bool(notes) is noted
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "message"),
+    [
+        ("a.txt", b"\x00\x01\x02", "binary"),
+        ("a.txt", b"\xff\xfeabc", "utf-16"),
+        ("a.pdf", b"%PDF", "type '.pdf'"),
+        ("a.jsonl", b'{"text": "x"}\n{"text": ', "line 2: not valid JSON"),
+        ("a.jsonl", b"[1]", "line 1: expected a JSON object, got list"),
+        ("a.jsonl", b'{"body": "x"}', "'text' is missing"),
+        ("a.jsonl", b'{"text": 3}', "'text' is missing or not text"),
+        ("a.jsonl", b'{"text": "x", "title": 3}', "'title' is not text"),
+        ("a.jsonl", b'{"text": "x", "id": [1]}', "id must be"),
+        ("a.jsonl", b'{"text": "x", "id": 1}\n{"text": "y", "id": "1"}', "'1' stands twice"),
+        ("a.jsonl", b"[" * 100_000, "nested too deep"),
+        ("a.txt", b" \n ", "holds no documents"),
+    ],
+)
+def test_bad_files(tmp_path: Path, name: str, raw: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(raw)
+    with pytest.raises(FormatError, match=message.replace("[", r"\[")):
+        read_documents(tmp_path / name)
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no file or folder"):
+        read_documents(tmp_path / "missing")
+    (tmp_path / "photo.png").write_bytes(b"x")
+    with pytest.raises(FormatError, match=r"no documents.*1 x \.png"):
+        read_documents(tmp_path)
+
+
+def test_unicode_line_separators_stay_inside_a_json_string(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "one\u2028two"}', encoding="utf-8")
+    assert read_documents(tmp_path / "a.jsonl").documents[0].text == "one\u2028two"
+
+
+def test_lines() -> None:
+    assert [(d.id, d.text) for d in parse_lines("a\n\n b \n")] == [("1", "a"), ("3", "b")]
+    assert [(d.id, d.title) for d in parse_lines('{"text": "x", "title": "T"}\n')] == [("1", "T")]
+    with pytest.raises(FormatError, match="line 2"):
+        parse_lines('{"text": "x"}\nplain')
+    with pytest.raises(FormatError, match="no documents"):
+        parse_lines(" \n")
+
+
+def beir(tmp_path: Path, qrels: str = "query-id\tcorpus-id\tscore\nq1\td1\t1\n") -> Path:
+    write_jsonl(tmp_path / "corpus.jsonl", [{"_id": "d1", "text": "x", "title": ""}, {"_id": "d2", "text": "y"}])
+    write_jsonl(tmp_path / "queries.jsonl", [{"_id": "q1", "text": "which?"}])
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "test.tsv").write_text(qrels, encoding="utf-8")
+    return tmp_path
+
+
+def test_beir(tmp_path: Path) -> None:
+    data = read_beir(beir(tmp_path))
+    assert [d.id for d in data.documents] == ["d1", "d2"]
+    assert data.documents[0].title is None
+    assert data.queries == {"q1": "which?"}
+    assert data.qrels == {"q1": {"d1": 1}}
+    assert len(read_documents(tmp_path).documents) == 2, "the queries of a BEIR folder are not documents"
+
+
+@pytest.mark.parametrize("qrels", ["q1 d1 1\n", "q1\td1\tone\n", "q9\td1\t1\n", "query-id\tcorpus-id\tscore\n"])
+def test_bad_qrels(tmp_path: Path, qrels: str) -> None:
+    with pytest.raises(FormatError, match=r"test\.tsv"):
+        read_beir(beir(tmp_path, qrels))
+
+
+def test_beir_without_the_split(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"dev\.tsv is missing"):
+        read_beir(beir(tmp_path), split="dev")
+
+
+def test_examples(tmp_path: Path) -> None:
+    path = write_jsonl(
+        tmp_path / "e.jsonl",
+        [
+            {"query": "q", "documents": ["a", {"text": "b", "id": "B"}], "relevant": ["B"], "group": "g"},
+            {"query": "q", "documents": ["a", "b"], "relevant": [0], "id": 5},
+        ],
+    )
+    first, second = read_examples(path)
+    assert first.grades() == [0.0, 1.0]
+    assert first.group == "g"
+    assert (second.grades(), second.id) == ([1.0, 0.0], "5")
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"documents": ["a"], "relevant": [0]},
+        {"query": "q", "documents": "a", "relevant": [0]},
+        {"query": "q", "documents": ["a"], "relevant": [1]},
+        {"query": "q", "documents": ["a"], "relevant": [None]},
+        {"query": "q", "documents": [3], "relevant": [0]},
+        {"query": "q", "documents": ["a"]},
+        "text",
+    ],
+)
+def test_bad_examples(tmp_path: Path, record: object) -> None:
+    with pytest.raises(FormatError, match="line 1"):
+        read_examples(write_jsonl(tmp_path / "e.jsonl", [record]))
+
+
+def test_no_examples(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no examples file"):
+        read_examples(tmp_path / "e.jsonl")
+    with pytest.raises(FormatError, match="holds no examples"):
+        read_examples(write_jsonl(tmp_path / "e.jsonl", []))
+
+
+@given(st.binary(max_size=200), st.sampled_from(["a.txt", "a.jsonl", "a.md"]))
+def test_any_bytes_give_documents_or_one_of_our_errors(
+    tmp_path_factory: pytest.TempPathFactory, raw: bytes, name: str
+) -> None:
+    path = tmp_path_factory.mktemp("fuzz") / name
+    path.write_bytes(raw)
+    try:
+        loaded = read_documents(path)
+    except HeadwaterError:
+        return
+    assert loaded.documents
