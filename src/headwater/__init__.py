@@ -14,6 +14,8 @@ _EXPORTS = {
     "Document": "headwater.data.documents",
     "RankingExample": "headwater.data.documents",
     "HeadwaterError": "headwater.errors",
+    "capture": "headwater.instrument.rows",
+    "load": "headwater.model.lm",
 }
 
 __all__ = ["__version__", *sorted(_EXPORTS)]

@@ -1,0 +1,120 @@
+"""How headwater gets between a model and its attention kernel, and out again.
+
+transformers lets an attention function be registered by name (`AttentionInterface`) together with the function that
+builds its mask (`AttentionMaskInterface`; without it padding would silently be ignored). headwater registers one name
+per stock kernel. A registered function does nothing of its own: it hands the call to the *handler* that travels as an
+extra keyword of the model's forward, together with the stock kernel, and without a handler it is the stock kernel.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import eager_mask, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from headwater.errors import ModelError
+from headwater.model.anatomy import decoder, unwrapped
+from headwater.model.lm import LanguageModel
+
+Kernel = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
+_KEYWORD = "headwater_handler"
+_MASKS = {"sdpa": sdpa_mask, "eager": eager_mask}
+
+
+class Handler(Protocol):
+    """What stands in for the attention of one layer.
+
+    Tensors are those the model hands to its kernel: query `[batch, H, queries, head_dim]` after rotary embedding, key
+    and value `[batch, G, keys, head_dim]` after the cache update and not repeated, mask as the stock kernel wants it.
+    """
+
+    def __call__(
+        self,
+        kernel: Kernel,
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return what the kernel returns: output `[batch, queries, H, head_dim]`, and weights or None."""
+
+
+class StopForward(BaseException):
+    """Raised by a handler to leave the forward once everything it wanted is read; never reaches the user.
+
+    A BaseException, so that no `except Exception` between the layers and `routed` can swallow it.
+    """
+
+
+def _register(stock: str) -> None:
+    def attention(
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        handler: Handler | None = kwargs.pop(_KEYWORD, None)
+        kernel = _kernel(stock, module)
+        if handler is None:
+            return kernel(module, query, key, value, attention_mask, **kwargs)
+        return handler(kernel, module, query, key, value, attention_mask, **kwargs)
+
+    AttentionInterface.register(f"headwater_{stock}", attention)
+    AttentionMaskInterface.register(f"headwater_{stock}", _MASKS[stock])
+
+
+def _kernel(stock: str, module: torch.nn.Module) -> Kernel:
+    if stock != "eager":
+        return ALL_ATTENTION_FUNCTIONS[stock]
+    eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    if eager is None:
+        raise ModelError(
+            f"{type(module).__name__} has no eager attention function; load the model with sdpa attention."
+        )
+    return eager
+
+
+for _stock in _MASKS:
+    _register(_stock)
+
+
+@contextmanager
+def routed(lm: LanguageModel, handler: Handler) -> Iterator[None]:
+    """Send every attention call of `lm.model` through `handler` inside the block.
+
+    A `StopForward` raised by the handler ends the block quietly. On leaving, also on an exception, the model has its
+    own attention implementation back and no hook of ours.
+
+    Raises:
+        ModelError: the model uses an attention implementation that headwater does not stand in for.
+    """
+    model = unwrapped(lm.model)
+    stock = model.config._attn_implementation
+    if stock not in _MASKS:
+        raise ModelError(
+            f"The model {lm.name!r} runs on the attention implementation {stock!r}; headwater reads rows through "
+            f"{' and '.join(_MASKS)}. Load it with attn_implementation='sdpa'."
+        )
+
+    def inject(module: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return args, {**kwargs, _KEYWORD: handler}
+
+    hook = decoder(lm.model).register_forward_pre_hook(inject, with_kwargs=True)
+    model.set_attn_implementation(f"headwater_{stock}")
+    try:
+        yield
+    except StopForward:
+        pass
+    finally:
+        hook.remove()
+        model.set_attn_implementation(stock)

@@ -1,0 +1,1 @@
+"""Loading a language model, and where things are inside it."""

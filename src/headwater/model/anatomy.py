@@ -1,0 +1,103 @@
+"""Where things are inside a model, per architecture family.
+
+One table. A family that is not in it is refused with the name of what is missing, never guessed at.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from headwater.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Family:
+    """Attribute paths of one architecture, relative to its decoder (`decoder(model)`).
+
+    Attributes:
+        layers: the list of decoder layers.
+        attention: the attention module inside a layer; it calls transformers' attention interface.
+        output: the output projection inside the attention module.
+    """
+
+    layers: str
+    attention: str
+    output: str
+
+
+FAMILIES = {
+    "llama": Family(layers="layers", attention="self_attn", output="o_proj"),
+    "gpt2": Family(layers="h", attention="attn", output="c_proj"),
+}
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The shape of a model's attention.
+
+    Attributes:
+        family: architecture family, transformers' `model_type`.
+        num_layers: decoder layers, L.
+        num_heads: query heads per layer, H.
+        num_kv_heads: key/value heads per layer, G; query head h reads key/value head h // (H / G).
+        head_dim: size of one head's query and key.
+        max_length: positions the model was configured for.
+    """
+
+    family: str
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    max_length: int
+
+    @property
+    def all_heads(self) -> list[tuple[int, int]]:
+        """Every (layer, head), in order."""
+        return [(layer, head) for layer in range(self.num_layers) for head in range(self.num_heads)]
+
+
+def unwrapped(model: Any) -> Any:
+    """The transformers model inside a peft wrapper, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def decoder(model: Any) -> torch.nn.Module:
+    """The stack of decoder layers without the language-model head; adapters on it stay active."""
+    return unwrapped(model).base_model
+
+
+def read_anatomy(model: Any) -> Anatomy:
+    """Read the anatomy of a loaded causal language model.
+
+    Raises:
+        ModelError: the family is unknown, or a part that the table promises is not there.
+    """
+    config = unwrapped(model).config
+    family = str(getattr(config, "model_type", None))
+    if family not in FAMILIES:
+        raise ModelError(
+            f"The model family {family!r} is not supported: its attention layers are not in headwater's anatomy table "
+            f"(known: {', '.join(sorted(FAMILIES))})."
+        )
+    parts = FAMILIES[family]
+    layers = getattr(decoder(model), parts.layers, None)
+    if layers is None or len(layers) == 0:
+        raise ModelError(f"This {family} model has no decoder layers at {parts.layers!r}.")
+    for index, layer in enumerate(layers):
+        attention = getattr(layer, parts.attention, None)
+        if attention is None or getattr(attention, parts.output, None) is None:
+            missing = parts.attention if attention is None else f"{parts.attention}.{parts.output}"
+            raise ModelError(f"Layer {index} of this {family} model has no {missing!r}.")
+    heads = int(config.num_attention_heads)
+    return Anatomy(
+        family=family,
+        num_layers=len(layers),
+        num_heads=heads,
+        num_kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
+        head_dim=int(getattr(config, "head_dim", None) or config.hidden_size // heads),
+        max_length=int(config.max_position_embeddings),
+    )

@@ -1,0 +1,70 @@
+"""A shared prefix with tails against separate full runs through eager attention."""
+
+import pytest
+import torch
+from test_rows import eager_maps
+
+from headwater.errors import ContextOverflowError, HeadSetError, InputError, ModelError
+from headwater.instrument.prefix import SharedPrefix
+from models import VOCABULARY, random_lm
+
+
+def ids(n: int, seed: int) -> list[int]:
+    return torch.randint(2, VOCABULARY, (n,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+@pytest.mark.parametrize("family", ["llama", "llama-mha", "llama-mqa", "gpt2"])
+@pytest.mark.parametrize(
+    ("stock", "dtype", "tolerance"),
+    [("sdpa", torch.float32, 5e-6), ("eager", torch.float32, 5e-6), ("sdpa", torch.float64, 1e-10)],
+)
+def test_tails_equal_separate_runs(family, stock, dtype, tolerance):
+    lm = random_lm(family, dtype=dtype)
+    lm.model.set_attn_implementation(stock)
+    prefix, heads = ids(33, 1), [(2, 1), (0, 3), (2, 0), (3, 2)]
+    shared = SharedPrefix(lm, prefix, heads)
+    for tail in (ids(9, 2), ids(1, 3), ids(14, 4)):
+        maps = eager_maps(lm, input_ids=torch.tensor([prefix + tail]))
+        want = torch.stack([maps[layer, 0, head, 33:, :33].mean(0) for layer, head in heads])
+        got = shared.attention(tail)
+        assert got.shape == (4, 33)
+        assert (got - want).abs().max() <= tolerance
+    assert lm.model.config._attn_implementation == stock
+
+
+def test_tails_do_not_see_each_other():
+    lm = random_lm()
+    shared = SharedPrefix(lm, ids(20, 1), [(3, 0)])
+    first = shared.attention(ids(5, 2))
+    shared.attention(ids(7, 3))
+    assert torch.equal(first, shared.attention(ids(5, 2)))
+
+
+def test_only_the_needed_layers_are_prefilled():
+    lm = random_lm()
+    ran: list[int] = []
+    for i, layer in enumerate(lm.model.model.layers):
+        layer.mlp.register_forward_hook(lambda *_, i=i: ran.append(i))
+    SharedPrefix(lm, ids(20, 1), [(1, 0), (2, 5)]).attention(ids(4, 2))
+    assert ran == [0, 1, 0, 1]
+
+
+def test_bad_input():
+    lm = random_lm()
+    with pytest.raises(HeadSetError, match="empty"):
+        SharedPrefix(lm, [2], [])
+    with pytest.raises(InputError, match="prefix is empty"):
+        SharedPrefix(lm, [], [(0, 0)])
+    with pytest.raises(InputError, match="tail is empty"):
+        SharedPrefix(lm, [2], [(0, 0)]).attention([])
+    with pytest.raises(ContextOverflowError, match="513 tokens") as error:
+        SharedPrefix(lm, ids(500, 1), [(0, 0)]).attention(ids(13, 2))
+    assert (error.value.tokens, error.value.limit) == (513, 512)
+
+
+def test_a_length_dependent_rotary_embedding_is_not_shared_across_its_border():
+    rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0, "original_max_position_embeddings": 64}
+    lm = random_lm(rope_parameters=rope)
+    SharedPrefix(lm, ids(40, 1), [(0, 0)]).attention(ids(10, 2))
+    with pytest.raises(ModelError, match="beyond 64 tokens"):
+        SharedPrefix(lm, ids(60, 1), [(0, 0)]).attention(ids(10, 2))
