@@ -13,6 +13,8 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "Document": "headwater.data.documents",
     "RankingExample": "headwater.data.documents",
+    "HeadScores": "headwater.headset.headset",
+    "HeadSet": "headwater.headset.headset",
     "HeadwaterError": "headwater.errors",
     "capture": "headwater.instrument.rows",
     "load": "headwater.model.lm",

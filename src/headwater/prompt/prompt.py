@@ -1,0 +1,168 @@
+"""The one prompt that ranking, detection and reading share (qrhead.md 3.1).
+
+    <header> Here are some paragraphs:
+
+    [1] title
+    text
+
+    [2] ...
+
+    <instruction>
+
+    Query: <query><suffix>
+
+Header and suffix are what the tokenizer's chat template puts around a user turn. Every piece is tokenised on its own and
+the ids are concatenated, so pieces never merge and spans are known while building; nothing is ever searched for in the
+finished prompt. Document and query texts never yield special tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from headwater.data.documents import Document
+from headwater.errors import InputError, ModelError
+
+RANK = "Please find information that are relevant to the following query in the paragraphs above."
+ANSWER = "Please answer the following question based on the information in the paragraphs above."
+INSTRUCTIONS = {"rank": RANK, "answer": ANSWER}
+TEMPLATES = ("auto", "chat", "base")
+_INTRO = " Here are some paragraphs:"
+_SENTINEL = "HEADWATER-USER-TURN"
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Everything before the instruction.
+
+    Attributes:
+        ids: token ids, from the header to the separator before the instruction.
+        spans: per document the half-open token span of `[i] title\\ntext`, in prompt order.
+    """
+
+    ids: list[int]
+    spans: list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """A tokenizer and what stands around the documents and the query. Built by `prompt_template`.
+
+    Attributes:
+        tokenizer: the model's tokenizer.
+        name: "chat" or "base".
+        instruction: the sentence between the documents and the query.
+        header: token ids before the documents (begin token, user-turn opening).
+        suffix: token ids after the query (end of turn, assistant opening).
+        separator: text between pieces.
+    """
+
+    tokenizer: Any
+    name: str
+    instruction: str
+    header: tuple[int, ...]
+    suffix: tuple[int, ...]
+    separator: str
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of one piece; special-token strings in it are ordinary text.
+
+        Where the tokenizer would put a space in front of a text, the piece is encoded behind an anchor, which is then
+        dropped.
+        """
+        plain = self._plain
+        if not self._anchored:
+            return plain(text)
+        anchor = plain("\n")
+        ids = plain("\n" + text)
+        if ids[: len(anchor)] != anchor:
+            raise ModelError(f"This tokenizer merges across a line break; the piece {text[:40]!r} cannot be placed.")
+        return ids[len(anchor) :]
+
+    def piece(self, index: int, document: Document) -> str:
+        """The text of the document at 0-based prompt position `index`: `[i] title\\ntext`, i from 1."""
+        title, text = (document.title or "").strip(), document.text.strip()
+        body = "\n".join(part for part in (title, text) if part)
+        return f"[{index + 1}] {body}"
+
+    def prefix(self, documents: Sequence[Document]) -> Prefix:
+        """Header, introduction and documents, with one span per document."""
+        separator = self.encode(self.separator)
+        ids = [*self.header, *self.encode(_INTRO)]
+        spans = []
+        for index, document in enumerate(documents):
+            ids += separator
+            start = len(ids)
+            ids += self.encode(self.piece(index, document))
+            spans.append((start, len(ids)))
+        return Prefix(ids + separator, spans)
+
+    def tail(self, query: str) -> list[int]:
+        """Instruction, query and suffix.
+
+        Raises:
+            InputError: a blank query.
+        """
+        if not query.strip():
+            raise InputError("The query is blank; give a question.")
+        pieces = (self.instruction, self.separator, "Query:", " " + query.strip())
+        return [*(token for piece in pieces for token in self.encode(piece)), *self.suffix]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits that change with anything the prompt is made of besides documents and query."""
+        parts = [self.name, self.instruction, list(self.header), list(self.suffix), self.separator, _INTRO]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+    def _plain(self, text: str) -> list[int]:
+        encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
+        return list(encoded["input_ids"])
+
+    @cached_property
+    def _anchored(self) -> bool:
+        """Whether the tokenizer puts a space before a text (SentencePiece's dummy prefix)."""
+        anchor, behind = self._plain("\n"), self._plain("\na")
+        return behind[: len(anchor)] == anchor and behind[len(anchor) :] != self._plain("a")
+
+
+def prompt_template(tokenizer: Any, template: str = "auto", instruction: str = "rank") -> PromptTemplate:
+    """Work out what a tokenizer puts around one user turn.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        template: "chat" (the tokenizer's chat template, thinking off where it knows the switch), "base" (begin token,
+            no suffix; an answer is cued by a line "Answer:"), "auto" (chat where the tokenizer has a template).
+        instruction: "rank" asks to find what is relevant, "answer" asks for the answer, or a sentence of your own.
+
+    Raises:
+        InputError: an unknown template, or "chat" without a chat template.
+        ModelError: a chat template that does not show the user's text.
+    """
+    if template not in TEMPLATES:
+        raise InputError(f"Unknown template {template!r}; use one of {', '.join(TEMPLATES)}.")
+    has_chat = bool(getattr(tokenizer, "chat_template", None))
+    if template == "chat" and not has_chat:
+        raise InputError("This tokenizer has no chat template; use template='base'.")
+    sentence = INSTRUCTIONS.get(instruction, instruction)
+    # Llama 3 merges a full stop and two line breaks into one token; the authors' prompt puts a space between them.
+    separator = " \n\n" if "<|start_header_id|>" in tokenizer.get_vocab() else "\n\n"
+    if template == "base" or not has_chat:
+        begin = tokenizer.bos_token_id
+        bare = PromptTemplate(tokenizer, "base", sentence, () if begin is None else (begin,), (), separator)
+        if sentence != ANSWER:
+            return bare
+        cue = tuple(bare.encode("\nAnswer:"))
+        return PromptTemplate(tokenizer, "base", sentence, bare.header, cue, separator)
+    rendered = tokenizer.apply_chat_template(
+        [{"role": "user", "content": _SENTINEL}], tokenize=False, add_generation_prompt=True, enable_thinking=False
+    )
+    before, found, after = rendered.partition(_SENTINEL)
+    if not found:
+        raise ModelError("The chat template of this tokenizer does not show the user's text; use template='base'.")
+    header, suffix = (tuple(tokenizer(part, add_special_tokens=False)["input_ids"]) for part in (before, after))
+    return PromptTemplate(tokenizer, "chat", sentence, header, suffix, separator)
