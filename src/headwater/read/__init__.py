@@ -1,0 +1,1 @@
+"""Reading: an answer out of documents."""

@@ -1,0 +1,166 @@
+"""From question to cited answer with a scripted ranker and reader; citations are always exact."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headwater.data.documents import Document
+from headwater.errors import ContextOverflowError, InputError
+from headwater.pipeline import Pipeline, cite
+from headwater.search.chunk import passages
+
+
+@dataclass
+class Place:
+    index: int
+    id: str | None
+    score: float
+    document: Document
+
+
+class LongestFirst:
+    """Ranks by length; takes at most `limit` documents."""
+
+    def __init__(self, limit: int = 100) -> None:
+        self.limit = limit
+
+    def rank(self, query: str, documents: Sequence[Document], top_k: int | None = None) -> list[Place]:
+        if len(documents) > self.limit:
+            raise ContextOverflowError("too long", tokens=len(documents), limit=self.limit)
+        order = sorted(range(len(documents)), key=lambda i: -len(documents[i].text))
+        return [Place(i, documents[i].id, float(len(documents[i].text)), documents[i]) for i in order[:top_k]]
+
+
+class Says:
+    """A reader with one answer."""
+
+    def __init__(self, text: str, limit: int = 100) -> None:
+        self.text, self.limit = text, limit
+        self.seen: list[Document] = []
+
+    def read(self, question: str, documents: list[Document]) -> Any:
+        if len(documents) > self.limit:
+            raise ContextOverflowError("too long", tokens=len(documents), limit=self.limit)
+        self.seen = documents
+        return SimpleNamespace(text=self.text)
+
+
+class PlainTokenizer:
+    """As much of a tokenizer as building a template needs."""
+
+    chat_template = None
+    bos_token_id = 0
+
+    def get_vocab(self) -> dict[str, int]:
+        return {}
+
+    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
+        return {"input_ids": [ord(c) for c in text]}
+
+
+def pipeline(documents: Any, answer: str, max_length: int = 2000, **options: Any) -> Pipeline:
+    lm: Any = SimpleNamespace(tokenizer=PlainTokenizer(), max_length=max_length, name="fake")
+    reader = options.pop("reader", Says(answer))
+    made = Pipeline(lm, documents, options.pop("ranker", LongestFirst()), **options)
+    made.reader = reader
+    return made
+
+
+FOLDER = [
+    Document("Algeria lies in Africa. Its capital is Algiers.", id="dz"),
+    Document("Paris is the capital of France. It is old. Algiers is not in France at all.", id="fr"),
+    Document("Peru has 3.5 million of something.", id="pe"),
+]
+
+
+def test_the_answer_is_cited_from_the_highest_ranked_document_that_holds_it() -> None:
+    answer = pipeline(FOLDER, "algiers").ask("What is the capital of Algeria?")
+    assert answer.text == "algiers"
+    assert answer.supported
+    assert [place.id for place in answer.ranking] == ["fr", "dz", "pe"]
+    (citation,) = answer.citations
+    assert citation == ("fr", 43, 75, "Algiers is not in France at all.")
+    assert FOLDER[1].text[citation.start : citation.end] == citation.quote
+
+
+def test_only_what_was_read_can_be_cited() -> None:
+    assert not pipeline(FOLDER, "3.5 million", read=2).ask("How many?").supported
+    assert pipeline(FOLDER, "3.5 million", read=3).ask("How many?").citations[0].document_id == "pe"
+
+
+@pytest.mark.parametrize("text", ["", "...", "Lima", "3", "5 million", "Pari"])
+def test_unsupported(text: str) -> None:
+    answer = pipeline(FOLDER, text).ask("What?")
+    assert not answer.supported
+    assert answer.citations == ()
+
+
+def test_long_documents_are_read_as_passages_and_cited_in_the_original() -> None:
+    text = "\n\n".join(f"Paragraph {i} says number {i * 111}." for i in range(200))
+    document = Document("  " + text, id="long")
+    made = pipeline([document], "1110", candidates=30, max_length=1000)
+    answer = made.ask("Which number does paragraph 10 say?")
+    assert len(made.index.documents) > 10
+    (citation,) = answer.citations
+    assert citation.quote == "Paragraph 10 says number 1110."
+    assert document.text[citation.start : citation.end] == citation.quote
+
+
+def test_what_does_not_fit_is_left_out_and_noted() -> None:
+    made = pipeline(FOLDER, "Paris", ranker=LongestFirst(limit=2), reader=Says("Paris", limit=1))
+    answer = made.ask("capital of France")
+    assert len(answer.ranking) == 2
+    assert answer.read == 1
+    assert len(answer.notes) == 2
+    with pytest.raises(ContextOverflowError):
+        pipeline(FOLDER, "Paris", ranker=LongestFirst(limit=0)).ask("capital of France")
+
+
+def test_strings_are_named_by_position_and_any_index_will_do() -> None:
+    assert pipeline(["nothing", "The capital is Lima."], "Lima").ask("capital?").citations[0].document_id == "1"
+    hits = [SimpleNamespace(document=FOLDER[2])]
+    index = SimpleNamespace(search=lambda query, k: hits)
+    assert pipeline(index, "3.5 million").ask("?").citations[0].document_id == "pe"
+    with pytest.raises(InputError, match="holds no documents"):
+        pipeline(SimpleNamespace(search=lambda query, k: []), "x").ask("?")
+
+
+def test_bad_input() -> None:
+    with pytest.raises(InputError, match="blank"):
+        pipeline(FOLDER, "x").ask(" ")
+    with pytest.raises(InputError, match="'dz' stands twice"):
+        pipeline([FOLDER[0], FOLDER[0]], "x")
+    with pytest.raises(InputError, match="any text"):
+        pipeline(["", " "], "x")
+    with pytest.raises(InputError, match="any text"):
+        pipeline([], "x")
+    with pytest.raises(InputError, match="at least 1"):
+        pipeline(FOLDER, "x", read=0)
+
+
+TEXT = st.text(alphabet="ab A.!?\n\r\t\"'1é\u0130\u00a0", max_size=120)
+
+
+@given(st.lists(TEXT, min_size=1, max_size=4), TEXT, TEXT, st.integers(1, 40))
+def test_a_citation_is_a_slice_of_its_document_always(texts: list[str], answer: str, question: str, size: int) -> None:
+    originals = {str(i): Document(text, id=str(i)) for i, text in enumerate(texts)}
+    cut = [passage.as_document() for document in originals.values() for passage in passages(document, size)]
+    citation = cite(answer, cut, question)
+    if citation is not None:
+        assert originals[citation.document_id].text[citation.start : citation.end] == citation.quote
+        assert citation.quote
+
+
+@given(TEXT, st.integers(0, 119), st.integers(1, 120))
+def test_whole_words_of_a_document_are_found(text: str, start: int, length: int) -> None:
+    words = text[start : start + length].split()[1:-1]
+    if any(character.isalnum() for character in "".join(words)) and not words[-1].endswith("."):
+        found = cite(" ".join(words), [Document(text, id="d")])
+        bounded = not (words[0][0].isdigit() or words[-1][-1].isdigit())
+        if bounded:
+            assert found is not None
