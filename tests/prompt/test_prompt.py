@@ -88,6 +88,20 @@ def test_spans_decode_to_their_text_and_are_disjoint(tokenizer, texts, repeat):
 
 
 @pytest.mark.parametrize("tokenizer", real_tokenizers())
+@settings(max_examples=60, deadline=None)
+@given(text=st.text(min_size=1, max_size=40))
+def test_token_texts_join_to_the_text(tokenizer, text):
+    template = prompt_template(tokenizer)
+    texts = template.token_texts(text)
+    assert "".join(texts) == text
+    assert len(texts) == len(template.encode(text))
+
+
+def test_token_texts_behind_an_anchor():
+    assert prompt_template(spacing_tokenizer()).token_texts("ab c") == ["a", "b", " ", "c"]
+
+
+@pytest.mark.parametrize("tokenizer", real_tokenizers())
 def test_texts_never_yield_special_tokens(tokenizer):
     template = prompt_template(tokenizer)
     special = set(tokenizer.all_special_ids)

@@ -11,9 +11,9 @@
 
     Query: <query><suffix>
 
-Header and suffix are what the tokenizer's chat template puts around a user turn. Every piece is tokenised on its own and
-the ids are concatenated, so pieces never merge and spans are known while building; nothing is ever searched for in the
-finished prompt. Document and query texts never yield special tokens.
+Header and suffix are what the tokenizer's chat template puts around a user turn. Every piece is tokenised on its own
+and the ids are concatenated, so pieces never merge and spans are known while building; nothing is ever searched for in
+the finished prompt. Document and query texts never yield special tokens.
 """
 
 from __future__ import annotations
@@ -118,6 +118,28 @@ class PromptTemplate:
         """Sixteen hex digits that change with anything the prompt is made of besides documents and query."""
         parts = [self.name, self.instruction, list(self.header), list(self.suffix), self.separator, _INTRO]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+    def token_texts(self, text: str) -> list[str]:
+        """The text behind each token of `encode(text)`; joined, they are `text` again.
+
+        A character that several tokens share belongs to the last of them.
+        """
+        shift = 1 if self._anchored else 0
+        anchored = "\n" + text if shift else text
+        encoded = self.tokenizer(
+            anchored, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
+        )
+        drop = len(encoded["input_ids"]) - len(self.encode(text))
+        texts, done = [], 0
+        offsets = encoded["offset_mapping"][drop:]
+        for position, (_, end) in enumerate(offsets):
+            following = offsets[position + 1][0] if position + 1 < len(offsets) else len(anchored)
+            stop = max(done, min(end, following) - shift)
+            texts.append(text[done:stop])
+            done = stop
+        if texts:
+            texts[-1] += text[done:]
+        return texts
 
     def _plain(self, text: str) -> list[int]:
         encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
