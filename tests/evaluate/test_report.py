@@ -20,9 +20,14 @@ def interval(mean: float) -> dict[str, float]:
 def fake_result() -> dict[str, Any]:
     names = {"QR heads": 0.97, "all heads": 0.88, "random heads": 0.41, "BM25": 0.72}
     titles = ["Algeria: Capital", EVIL, "Algeria: Climate", "Peru: Capital", "Chad: Area, total including water"]
-    entries = [{"rank": i + 1, "id": f"d{i}", "title": t, "gold": i == 0} for i, t in enumerate(titles)]
-    low = [*entries[1:5], {"rank": 9, "id": "d0", "title": titles[0], "gold": True}]
-    words = [(w + " ", max(0.0, 0.9 - abs(i - 4) * 0.2)) for i, w in enumerate("name: the capital is Algiers <b>".split())]
+    entries = [
+        {"rank": i + 1, "id": f"d{i}", "title": t, "text": "Some text.", "gold": i == 0} for i, t in enumerate(titles)
+    ]
+    low = [*entries[1:5], {"rank": 9, "id": "d0", "title": titles[0], "text": EVIL, "gold": True}]
+    words = [
+        (w + " ", max(0.0, 0.9 - abs(i - 4) * 0.2))
+        for i, w in enumerate(["name:", "the", "capital", "is", "Algiers", "<b>"])
+    ]
     return {
         "heads": {
             "chosen": [[2, 1], [3, 0]],
@@ -34,7 +39,10 @@ def fake_result() -> dict[str, Any]:
             "groups": 20,
             "candidates": 20,
             "layers": 6,
-            "systems": {n: {"nDCG@10": interval(m), "R@1": interval(m), "layers": 4} for n, m in names.items()},
+            "systems": {
+                n: {"nDCG@10": interval(m), "R@1": interval(m), "layers": 0 if n == "BM25" else 4}
+                for n, m in names.items()
+            },
         },
         "reading": {"n": 60, "systems": {"model": interval(0.71), "majority answer": interval(0.2)}},
         "questions": [
@@ -105,7 +113,16 @@ def test_the_page_is_whole_escaped_and_asks_nothing_of_a_network() -> None:
 
 def test_what_the_result_holds_stands_on_the_page() -> None:
     text = render(fake_result())
-    for expected in ("2-1, 3-0", "97 %", "71 %", "characters 3–24", "<mark>Algiers</mark>", "Not supported", "torch 2"):
+    for expected in (
+        "2-1, 3-0",
+        "97 %",
+        "71 %",
+        "characters 3–24",
+        "<mark>Algiers</mark>",
+        "Not supported",
+        "torch 2",
+        "no model",
+    ):
         assert expected in text
 
 

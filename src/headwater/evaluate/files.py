@@ -6,39 +6,29 @@ import datetime
 import json
 import os
 import platform
-import tempfile
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from headwater.atomic import write_text
 from headwater.errors import FormatError, InputError
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "bm25s", "ir-measures", "scipy")
 
 
-def write_text(path: str | Path, text: str) -> Path:
-    """Write a file at once or not at all (temporary file, fsync, rename).
+def write_page(path: str | Path, text: str) -> Path:
+    """Write a text file whole or not at all, making its folder first.
 
     Raises:
         InputError: when the folder cannot be made or written.
     """
-    path = Path(path)
-    temporary = None
+    target = Path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        raise InputError(f"Cannot write {path}: {error.strerror or error}.") from error
-    return path
+        raise InputError(f"Cannot write {target}: {error.strerror or error}.") from error
+    return write_text(target, text)
 
 
 def write_json(path: str | Path, value: Any) -> Path:
@@ -47,7 +37,7 @@ def write_json(path: str | Path, value: Any) -> Path:
     Raises:
         InputError: when the file cannot be written.
     """
-    return write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    return write_page(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 class Lines:

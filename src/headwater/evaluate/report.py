@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from headwater import plots
-from headwater.evaluate.files import write_text
+from headwater.evaluate.files import write_page
 
 Json = Mapping[str, Any]
 
@@ -54,7 +54,7 @@ def write_report(result: Json, path: str | Path) -> Path:
     Raises:
         InputError: when the file cannot be written.
     """
-    return write_text(path, render(result))
+    return write_page(path, render(result))
 
 
 def render(result: Json) -> str:
@@ -79,7 +79,7 @@ def render(result: Json) -> str:
 def _opening(result: Json) -> str:
     ranking, reading = result["ranking"], result["reading"]
     tiles = [
-        (name, _percent(row["R@1"]["mean"]), f"gold document first · {row['layers']} of {ranking['layers']} layers run")
+        (name, _percent(row["R@1"]["mean"]), f"gold document first, {_layers(row, ranking)}")
         for name, row in ranking["systems"].items()
     ]
     tiles.append(("answers", _percent(reading["systems"]["model"]["mean"]), "normalised exact match, gold among 5"))
@@ -113,14 +113,14 @@ def _ranking(ranking: Json) -> str:
     figure = plots.svg(plots.comparison(rows, "gold document ranked first (95 % interval)"), "Ranking comparison")
     lines = "".join(
         f'<tr><td>{_text(name)}</td><td class="num">{_interval(row["nDCG@10"])}</td>'
-        f'<td class="num">{_interval(row["R@1"])}</td><td class="num">{row["layers"]}</td></tr>'
+        f'<td class="num">{_interval(row["R@1"])}</td><td class="num">{_layers(row, ranking)}</td></tr>'
         for name, row in ranking["systems"].items()
     )
     return (
         f"<h2>Rankings</h2><p>{ranking['n']} questions, {ranking['candidates']} shuffled candidates each: half the "
         "same kind of fact about other countries, half other facts about the same country. Intervals resample "
         f"countries.</p><div class='figures'>{figure}</div><div class='scroll'><table><tr><th>ranker</th>"
-        '<th class="num">nDCG@10</th><th class="num">recall@1</th><th class="num">layers run</th></tr>'
+        '<th class="num">nDCG@10</th><th class="num">recall@1</th><th class="num">cost</th></tr>'
         f"{lines}</table></div>"
     )
 
@@ -152,7 +152,10 @@ def _question(question: Json) -> str:
 
 def _place(entry: Json) -> str:
     kind = ' class="gold"' if entry["gold"] else ""
-    return f'<li{kind}><span class="n">{entry["rank"]}</span><span>{_text(entry["title"])}</span></li>'
+    return (
+        f'<li{kind}><span class="n">{entry["rank"]}</span><span>{_text(entry["title"])} '
+        f'<span class="s">{_text(entry["text"])}</span></span></li>'
+    )
 
 
 def _citation(citation: Json, answer: str) -> str:
@@ -185,6 +188,10 @@ def _flat(value: object) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ", ".join(map(str, value))
     return str(value)
+
+
+def _layers(row: Json, ranking: Json) -> str:
+    return f"{row['layers']} of {ranking['layers']} layers" if row["layers"] else "no model"
 
 
 def _percent(share: float) -> str:

@@ -1,0 +1,65 @@
+"""Where the command line writes: results to standard output, everything else to standard error."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.logging import RichHandler
+
+Step = Callable[[int, int], None]
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def note(text: str, quiet: bool = False) -> None:
+    """One line on standard error."""
+    if not quiet:
+        err.print(text, style="dim", markup=False, soft_wrap=True)
+
+
+def emit(value: Any) -> None:
+    """A result as JSON on standard output; numbers that JSON cannot hold become null."""
+    print(json.dumps(_plain(value), ensure_ascii=False, indent=1, allow_nan=False))
+
+
+def speak(quiet: bool) -> None:
+    """Let the library's log lines through to standard error, and keep those of other libraries out."""
+    logger = logging.getLogger("headwater")
+    for handler in [h for h in logger.handlers if isinstance(h, RichHandler)]:
+        logger.removeHandler(handler)
+    handler = RichHandler(console=err, show_time=False, show_path=False, show_level=False, markup=False)
+    logger.addHandler(handler)
+    logger.setLevel(logging.ERROR if quiet else logging.INFO)
+    logger.propagate = False
+
+
+@contextmanager
+def progress(text: str, quiet: bool = False) -> Iterator[Step]:
+    """A progress bar on standard error: call the result with (done, total). Silent when quiet or not a terminal."""
+    if quiet or not err.is_terminal:
+        yield lambda done, total: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True) as bars:
+        task = bars.add_task(text, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,160 @@
+"""`headwater heads`: find a model's query-focused heads, look at a head set."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headwater.cli import options
+from headwater.cli.console import emit, note, out, progress
+
+if TYPE_CHECKING:
+    from headwater.headset.headset import HeadSet
+
+app = typer.Typer(help="Find the heads that read, and look at head sets.", no_args_is_help=True)
+
+FIND_EXAMPLES = """
+Examples:
+
+  headwater heads find --output tiny-heads.json
+
+  headwater heads find --model Qwen/Qwen3-0.6B --examples mine.jsonl --top-k 16 --output qwen-heads.json
+
+A line of an examples file: {"query": "...", "documents": ["...", {"text": "...", "id": "d2"}], "relevant": ["d2"]}
+"""
+SHOW_EXAMPLES = """
+Examples:
+
+  headwater heads show tiny-heads.json
+
+  headwater heads show tiny-heads.json --plot map.png
+"""
+
+
+class Metric(str, Enum):
+    """How a head is scored on an example."""
+
+    mass = "mass"
+    ndcg = "ndcg"
+
+
+@app.command("find", epilog=FIND_EXAMPLES)
+def find(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the head set is written (JSON).")],
+    model: options.Model = "tiny",
+    examples: Annotated[
+        Path | None, typer.Option("--examples", help="Ranking examples (JSONL). Default: the built-in ones.")
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", "-k", min=1, help="Number of heads. Default: by size.")
+    ] = None,
+    metric: Annotated[Metric, typer.Option("--metric", help="Attention mass on gold documents, or nDCG@10.")] = (
+        Metric.mass
+    ),
+    seed: options.Seed = 0,
+    template: options.Template = "auto",
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    json_output: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Find the heads whose attention goes from a question to the documents that answer it."""
+    given = None
+    if examples is not None:
+        from headwater.data.formats import read_examples
+
+        given = read_examples(examples)
+    lm = options.load_model(model, device, dtype, quiet)
+    from headwater.heads import QueryFocusedHeads
+    from headwater.heads.mass import MassSettings
+
+    detector = QueryFocusedHeads(top_k, seed, metric=metric.value, settings=MassSettings(template=template))
+    with progress("finding heads", quiet) as step:
+        found = detector.find(lm, given, progress=step)
+    found.save(output)
+    note(f"{len(found.heads)} heads written to {output}.", quiet)
+    if json_output:
+        emit(_record(found, output))
+    else:
+        _table(found)
+
+
+@app.command("show", epilog=SHOW_EXAMPLES)
+def show(
+    head_set: Annotated[Path, typer.Argument(help="A head set file.")],
+    top_k: Annotated[int | None, typer.Option("--top-k", "-k", min=1, help="List so many heads. Default: all.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Also draw the map (.png, .svg or .pdf).")] = None,
+    json_output: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """List the heads of a set, best first, with a map of all scores."""
+    from headwater.errors import InputError
+    from headwater.headset.headset import HeadSet
+
+    found = HeadSet.load(head_set)
+    if top_k is not None:
+        found = found.top(min(top_k, len(found.heads)))
+    if plot is not None:
+        if found.scores is None:
+            raise InputError(f"{head_set} lists heads without scores; there is no map to draw.")
+        from headwater.plots import head_map, save
+
+        save(head_map(found.scores, found.heads), plot)
+        note(f"Map drawn to {plot}.", quiet)
+    if json_output:
+        emit(_record(found, head_set))
+    else:
+        _table(found)
+        _map(found)
+
+
+def _record(found: HeadSet, path: Path) -> dict[str, object]:
+    return {
+        "path": str(path),
+        "heads": [list(head) for head in found.heads],
+        "coefficients": found.coefficients,
+        "scores": found.scores,
+        "provenance": dict(found.provenance),
+    }
+
+
+def _table(found: HeadSet) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("rank", "head", "score"):
+        table.add_column(name, justify="right")
+    if found.coefficients is not None:
+        table.add_column("coefficient", justify="right")
+    for place, (layer, head) in enumerate(found.heads):
+        score = "" if found.scores is None else f"{found.scores[layer, head]:.4f}"
+        row = [str(place + 1), f"{layer}-{head}", score]
+        if found.coefficients is not None:
+            row.append(f"{found.coefficients[place]:.3f}")
+        table.add_row(*row)
+    out.print(table)
+    source = [f"{key}: {found.provenance[key]}" for key in ("model", "method", "seed") if key in found.provenance]
+    out.print(", ".join(source), style="dim", markup=False)
+
+
+def _map(found: HeadSet) -> None:
+    """Layers downwards, heads to the right, five shades; chosen heads in brackets."""
+    if found.scores is None:
+        return
+    import numpy as np
+
+    scores = np.asarray(found.scores, float)
+    finite = scores[np.isfinite(scores)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    chosen = set(found.heads)
+    out.print("\nmap (layer by head; chosen heads in brackets)", style="dim")
+    for layer, row in enumerate(scores):
+        cells = []
+        for head, score in enumerate(row):
+            share = (score - low) / (high - low) if np.isfinite(score) and high > low else 0.0
+            shade = " ░▒▓█"[min(4, int(share * 5))]
+            cells.append(f"[{shade}]" if (layer, head) in chosen else f" {shade} ")
+        out.print(f"{layer:>4} {''.join(cells)}", markup=False, soft_wrap=True)

@@ -1,0 +1,53 @@
+"""Options that several commands share, and what they turn into."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from headwater.data.documents import Document
+    from headwater.model.lm import LanguageModel
+
+Model = Annotated[str, typer.Option("--model", "-m", help="'tiny' (ships with headwater), a hub id, or a path.")]
+Heads = Annotated[
+    str | None,
+    typer.Option("--heads", help="A head set file, heads written 13-18,13-21, or 'all'. Default: the model's own set."),
+]
+Device = Annotated[str | None, typer.Option("--device", help="For example cpu or cuda. Default: cuda if there is one.")]
+Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything that is drawn.")]
+Template = Annotated[str, typer.Option("--template", help="Prompt template: auto, chat or base.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes on standard error.")]
+Docs = Annotated[
+    Path | None,
+    typer.Option("--docs", "-d", help="A folder or file of .txt, .md or .jsonl documents, or a BEIR folder."),
+]
+
+
+def load_model(name: str, device: str | None, dtype: str | None, quiet: bool) -> LanguageModel:
+    """The model, with the loading chatter of other libraries kept off the screen."""
+    from headwater.cli.console import speak
+
+    speak(quiet)
+    from transformers.utils import logging as chatter
+
+    chatter.set_verbosity_error()
+    chatter.disable_progress_bar()
+    from headwater.model.lm import load
+
+    return load(name, device=device, dtype=dtype)
+
+
+def documents_at(path: Path, quiet: bool) -> list[Document]:
+    """Documents of a file or folder; what was left out is said on standard error."""
+    from headwater.cli.console import note
+    from headwater.data.formats import read_documents
+
+    loaded = read_documents(path)
+    for line in loaded.notes:
+        note(line, quiet)
+    return loaded.documents
