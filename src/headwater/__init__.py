@@ -16,18 +16,24 @@ _EXPORTS = {
     "HeadScores": "headwater.headset.headset",
     "HeadSet": "headwater.headset.headset",
     "HeadwaterError": "headwater.errors",
+    "QRRetriever": "headwater.rank.qr",
+    "QueryFocusedHeads": "headwater.heads.query_focused",
+    "RandomHeads": "headwater.heads.random_heads",
     "capture": "headwater.instrument.rows",
     "load": "headwater.model.lm",
 }
+_MODULES = {"world": "headwater.data.world"}
 
-__all__ = ["__version__", *sorted(_EXPORTS)]
+__all__ = ["__version__", *sorted(_EXPORTS), *sorted(_MODULES)]
 
 
 def __getattr__(name: str) -> Any:
     if name in _EXPORTS:
         return getattr(import_module(_EXPORTS[name]), name)
+    if name in _MODULES:
+        return import_module(_MODULES[name])
     raise AttributeError(f"module 'headwater' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_EXPORTS})
+    return sorted({*globals(), *_EXPORTS, *_MODULES})

@@ -143,6 +143,7 @@ def load(
 def _from_pretrained(
     source: str, dtype: torch.dtype | None, revision: str | None, trust_remote_code: bool, with_tokenizer: bool
 ) -> tuple[Any, Any]:
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     common = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
@@ -150,7 +151,7 @@ def _from_pretrained(
         with _quiet_loading():
             model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype or "auto", use_safetensors=True, **common)
             tokenizer = AutoTokenizer.from_pretrained(source, **common) if with_tokenizer else None
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:400]
         raise ModelError(
             f"Could not load the model {source!r}: give 'tiny', a checkpoint folder or a hub id that can be reached. "

@@ -1,0 +1,94 @@
+"""What every head detector shares: the two verbs, the default number of heads, the provenance of the result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import transformers
+
+import headwater
+from headwater.data import world
+from headwater.data.documents import Document, RankingExample
+from headwater.headset import HeadScores, HeadSet
+from headwater.model.anatomy import Anatomy
+from headwater.model.lm import LanguageModel
+
+Progress = Callable[[int, int], None]
+BUILT_IN_EXAMPLES = 64
+
+
+def default_top_k(anatomy: Anatomy) -> int:
+    """2.4 % of the heads, between 2 and 16; 32 for models of more than 4,000 heads (qrhead.md 5)."""
+    total = anatomy.num_layers * anatomy.num_heads
+    return 32 if total > 4000 else min(16, max(2, round(0.024 * total)), total)
+
+
+def built_in_examples() -> list[RankingExample]:
+    """Questions about the development countries of the fact world, each with 20 candidate documents."""
+    return world.ranking_examples("development", BUILT_IN_EXAMPLES)
+
+
+def data_fingerprint(examples: Sequence[RankingExample]) -> str:
+    """Sixteen hex digits over queries, documents and grades."""
+    digest = hashlib.sha256()
+    for example in examples:
+        documents = [(d.title, d.text) for d in example.documents if isinstance(d, Document)]
+        digest.update(json.dumps([example.query, documents, example.grades()]).encode())
+    return digest.hexdigest()[:16]
+
+
+@dataclass
+class Detector(ABC):
+    """Base of the head detectors: a subclass scores every head, `find` keeps the best.
+
+    Attributes:
+        top_k: heads to keep (None: `default_top_k`).
+        seed: of everything that is shuffled or drawn.
+    """
+
+    top_k: int | None = None
+    seed: int = 0
+
+    @abstractmethod
+    def score(
+        self, lm: LanguageModel, examples: Sequence[RankingExample] | None = None, progress: Progress | None = None
+    ) -> HeadScores:
+        """Score every query head of the model.
+
+        Args:
+            lm: a loaded model.
+            examples: queries with gold documents (None: `built_in_examples`).
+            progress: called with (examples done, examples in all).
+        """
+
+    def find(
+        self, lm: LanguageModel, examples: Sequence[RankingExample] | None = None, progress: Progress | None = None
+    ) -> HeadSet:
+        """Score every head and keep the best `top_k`, best first."""
+        scores = self.score(lm, examples, progress)
+        return scores.top(self.top_k or default_top_k(lm.anatomy))
+
+    def _provenance(self, lm: LanguageModel, examples: Sequence[RankingExample], **more: Any) -> dict[str, Any]:
+        anatomy = lm.anatomy
+        return {
+            "method": type(self).__name__,
+            "settings": asdict(self),
+            "model": lm.name,
+            "revision": lm.revision,
+            "fingerprint": lm.fingerprint,
+            "shape": [anatomy.num_layers, anatomy.num_heads, anatomy.num_kv_heads],
+            "examples": len(examples),
+            "data": data_fingerprint(examples) if examples else None,
+            "versions": {
+                "headwater": headwater.__version__,
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+            },
+            **more,
+        }

@@ -1,0 +1,1 @@
+"""Ranking documents with attention heads."""

@@ -1,0 +1,63 @@
+"""Which heads a ranker uses when the user names none: shipped, cached, or found once and cached."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from headwater.errors import FormatError, HeadSetError, InputError
+from headwater.heads import QueryFocusedHeads
+from headwater.heads.detector import Progress
+from headwater.heads.mass import MassSettings
+from headwater.headset import HeadSet
+from headwater.model.lm import TINY, LanguageModel
+from headwater.prompt import prompt_template
+
+logger = logging.getLogger("headwater")
+
+
+def cache_folder() -> Path:
+    """`$HEADWATER_CACHE`, else `headwater` in the user's cache folder."""
+    own = os.environ.get("HEADWATER_CACHE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "headwater"
+
+
+def default_heads(lm: LanguageModel, template: str = "auto", progress: Progress | None = None) -> HeadSet:
+    """The query-focused heads of a model that came without a head set.
+
+    In this order: the set that ships beside the embedded model, the set cached for these weights and this prompt, or
+    `QueryFocusedHeads().find` on the built-in examples, which is then cached. Which one it was is logged in one line.
+    """
+    shipped = TINY / "heads.json"
+    prompt = prompt_template(lm.tokenizer, template).fingerprint
+    cached = cache_folder() / "heads" / f"{lm.fingerprint}-{prompt}.json"
+    for path, what in ((shipped, "shipped"), (cached, "cached")):
+        heads = _matching(path, lm, prompt)
+        if heads is not None:
+            logger.info("Using the %s heads of %s: %s", what, lm.name, heads)
+            return heads
+    logger.info("No heads are known for %s: finding them once on the built-in examples.", lm.name)
+    found = QueryFocusedHeads(settings=MassSettings(template=template)).find(lm, progress=progress)
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        found.save(cached)
+        logger.info("Found the heads of %s: %s (kept in %s)", lm.name, found, cached)
+    except (InputError, OSError) as error:
+        logger.warning("Found the heads of %s: %s (not cached: %s)", lm.name, found, error)
+    return found
+
+
+def _matching(path: Path, lm: LanguageModel, prompt: str) -> HeadSet | None:
+    """The set in a file, if it was made for exactly these weights and this prompt; a damaged cache is found again."""
+    if not path.is_file():
+        return None
+    try:
+        heads = HeadSet.load(path)
+    except (FormatError, HeadSetError) as error:
+        logger.warning("Ignoring %s: %s", path, error)
+        return None
+    made_for = heads.provenance.get("fingerprint"), heads.provenance.get("prompt")
+    return heads if made_for == (lm.fingerprint, prompt) else None
