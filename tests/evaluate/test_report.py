@@ -24,10 +24,7 @@ def fake_result() -> dict[str, Any]:
         {"rank": i + 1, "id": f"d{i}", "title": t, "text": "Some text.", "gold": i == 0} for i, t in enumerate(titles)
     ]
     low = [*entries[1:5], {"rank": 9, "id": "d0", "title": titles[0], "text": EVIL, "gold": True}]
-    words = [
-        (w + " ", max(0.0, 0.9 - abs(i - 4) * 0.2))
-        for i, w in enumerate(["name:", "the", "capital", "is", "Algiers", "<b>"])
-    ]
+    words = [("the ", 0.1), ("capital ", 0.7), ("is ", 0.3), ("Algiers ", 0.9), ("<b>", 0.0)]
     return {
         "heads": {
             "chosen": [[2, 1], [3, 0]],

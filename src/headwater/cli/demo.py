@@ -37,6 +37,7 @@ def demo(
 
     Works offline: model and documents (World Factbook, public domain) ship with headwater.
     """
+    options.writable_folder(output)
     note(f"Loading {model} ...", quiet)
     lm = options.load_model(model, device, dtype, quiet)
     from headwater.evaluate import demo as job

@@ -52,6 +52,7 @@ def run(
 
     if page is not None:
         fill_page(page, None)
+    options.writable_folder(output)
     lm = options.load_model(model, device, dtype, quiet)
     from headwater.evaluate import main_job
 

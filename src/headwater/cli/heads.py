@@ -67,6 +67,7 @@ def find(
         from headwater.data.formats import read_examples
 
         given = read_examples(examples)
+    options.writable_folder(output.parent)
     lm = options.load_model(model, device, dtype, quiet)
     from headwater.heads import QueryFocusedHeads
     from headwater.heads.mass import MassSettings

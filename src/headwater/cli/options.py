@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from headwater.errors import InputError
 
 if TYPE_CHECKING:
     from headwater.data.documents import Document
@@ -40,6 +43,20 @@ def load_model(name: str, device: str | None, dtype: str | None, quiet: bool) ->
     from headwater.model.lm import load
 
     return load(name, device=device, dtype=dtype)
+
+
+def writable_folder(folder: Path) -> None:
+    """Make the folder that results go to, before any work is done for them.
+
+    Raises:
+        InputError: when it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"Cannot use the folder {folder}: {error.strerror or error}.") from error
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"Cannot write to the folder {folder}.")
 
 
 def documents_at(path: Path, quiet: bool) -> list[Document]:

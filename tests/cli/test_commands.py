@@ -1,0 +1,147 @@
+"""Each command on a random model: what is printed, what is written, and one clear sentence for bad input."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headwater.headset import HeadSet
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["demo"], ["ask"], ["rank"], ["heads"], ["heads", "find"], ["heads", "show"], ["eval"], ["eval", "run"]],
+)
+def test_help_has_an_example(call: Any, arguments: list[str]) -> None:
+    result = call(*arguments, "--help")
+    assert result.exit_code == 0
+    assert arguments in ([], ["heads"], ["eval"]) or f"headwater {' '.join(arguments)}" in result.stdout
+
+
+def test_version(call: Any) -> None:
+    assert call("--version").stdout.startswith("headwater ")
+
+
+def test_help_does_not_load_torch() -> None:
+    code = "import sys, headwater.cli.main; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_rank_a_folder(call: Any, notes: Path, model_folder: str) -> None:
+    result = call("rank", "capital of Algeria", "--docs", notes, "--model", model_folder, "--heads", "all", "--json")
+    assert result.exit_code == 0, result.stderr
+    ranking = json.loads(result.stdout)["ranking"]
+    assert [entry["rank"] for entry in ranking] == [1, 2]
+    assert {entry["id"] for entry in ranking} == {"algeria.txt", "france.md"}
+    assert ranking[0]["score"] >= ranking[1]["score"]
+    assert "1 x .png" in result.stderr
+    table = call("rank", "capital", "--docs", notes, "--model", model_folder, "--heads", "0-1,2-3", "--quiet", "-k", 1)
+    assert table.exit_code == 0
+    assert "png" not in table.stderr
+    assert len(table.stdout.strip().splitlines()) == 2
+
+
+def test_rank_lines_of_standard_input(call: Any, model_folder: str) -> None:
+    lines = '{"text": "Algiers", "id": "dz"}\n{"text": "", "id": "empty"}\n'
+    result = call("rank", "capital", "--model", model_folder, "--heads", "0-0", "--json", stdin=lines)
+    assert result.exit_code == 0, result.stderr
+    ranking = json.loads(result.stdout)["ranking"]
+    assert [(entry["id"], entry["score"] is None) for entry in ranking] == [("dz", False), ("empty", True)]
+
+
+def test_ask(call: Any, notes: Path, model_folder: str) -> None:
+    result = call("ask", "capital?", "--docs", notes, "--model", model_folder, "--heads", "all", "--json")
+    assert result.exit_code == 0, result.stderr
+    answer = json.loads(result.stdout)
+    assert answer["supported"] is bool(answer["citations"])
+    assert [entry["read"] for entry in answer["ranking"]] == [True, True]
+    plain = call("ask", "capital?", "--docs", notes, "--model", model_folder, "--heads", "all")
+    assert plain.exit_code == 0
+    assert plain.stdout.strip()
+
+
+def test_find_and_show_heads(call: Any, tmp_path: Path, model_folder: str) -> None:
+    examples = tmp_path / "examples.jsonl"
+    documents = ["Algiers is the capital.", "The sea is cold.", "Nothing here."]
+    record = {"query": "capital?", "documents": documents, "relevant": [0]}
+    examples.write_text(json.dumps(record), encoding="utf-8")
+    path = tmp_path / "new" / "set.json"
+    found = call("heads", "find", "--model", model_folder, "--examples", examples, "--top-k", 3, "--output", path)
+    assert found.exit_code == 0, found.stderr
+    heads = HeadSet.load(path)
+    assert len(heads) == 3
+    assert heads.scores is not None
+    shown = call("heads", "show", path, "--plot", tmp_path / "map.png")
+    assert shown.exit_code == 0, shown.stderr
+    assert all(f"{layer}-{head}" in shown.stdout for layer, head in heads.heads)
+    assert shown.stdout.count("[") == 3
+    assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
+    record = json.loads(call("heads", "show", path, "--json", "--top-k", 1).stdout)
+    assert record["heads"] == [list(heads.heads[0])]
+    # The file is what rank takes.
+    ranked = call("rank", "x", "--model", model_folder, "--heads", path, "--json", stdin="a\nb\n")
+    assert json.loads(ranked.stdout)["heads"] == [list(head) for head in heads.heads]
+
+
+def test_bare_lists_have_no_map(call: Any, tmp_path: Path) -> None:
+    HeadSet([(0, 1)]).save(tmp_path / "bare.json")
+    assert call("heads", "show", tmp_path / "bare.json").exit_code == 0
+    result = call("heads", "show", tmp_path / "bare.json", "--plot", tmp_path / "map.png")
+    assert result.exit_code == 2
+    assert "without scores" in result.stderr
+
+
+BAD = [
+    (["rank", "q", "--docs", "{tmp}/missing"], 2, "no file or folder"),
+    (["rank", "q", "--docs", "{tmp}/empty"], 2, "no documents"),
+    (["rank", "q", "--docs", "{tmp}/bad.jsonl"], 2, "line 2"),
+    (["rank", "q", "--docs", "{tmp}/binary.txt"], 2, "binary"),
+    (["rank", " ", "--docs", "{notes}", "--model", "{model}", "--heads", "all"], 2, "blank"),
+    (["rank", "q", "--docs", "{notes}", "--model", "{model}", "--heads", "9-9"], 2, "9"),
+    (["rank", "q", "--docs", "{notes}", "--model", "{model}", "--heads", "some"], 2, "not a head"),
+    (["rank", "q", "--docs", "{notes}", "--model", "{model}", "--heads", "{tmp}/missing.json"], 2, "missing.json"),
+    (["rank", "q", "--docs", "{notes}", "--model", "{model}", "--template", "odd"], 2, "template"),
+    (["rank", "q", "--docs", "{notes}", "--model", "{model}", "--dtype", "odd"], 2, "dtype"),
+    (["rank", "q", "--docs", "{notes}", "--model", "{tmp}/missing"], 1, "Could not load"),
+    (["rank", "q", "--docs", "{tmp}/long.txt", "--model", "{model}", "--heads", "all"], 2, "8,192"),
+    (["rank"], 2, ""),
+    (["rank", "q", "--docs", "{notes}", "--top-k", "0"], 2, ""),
+    (["ask", "q"], 2, ""),
+    (["ask", " ", "--docs", "{notes}", "--model", "{model}", "--heads", "all"], 2, "blank"),
+    (["ask", "q", "--docs", "{tmp}/empty"], 2, "no documents"),
+    (["heads", "find", "--output", "{tmp}/x.json", "--examples", "{tmp}/missing"], 2, "no examples file"),
+    (["heads", "find", "--output", "{tmp}/x.json", "--examples", "{tmp}/bad.jsonl"], 2, "line 1"),
+    (["heads", "find", "--output", "{tmp}/bad.jsonl/x.json", "--model", "{model}"], 2, "Cannot use the folder"),
+    (["heads", "find", "--output", "{tmp}/x.json", "--metric", "odd"], 2, ""),
+    (["heads", "show", "{tmp}/missing"], 2, "missing"),
+    (["heads", "show", "{tmp}/bad.jsonl"], 2, "not JSON"),
+    (["eval", "run", "--output", "{tmp}/run", "--suite", "odd"], 2, ""),
+    (["eval", "run", "--output", "{tmp}/run", "--page", "{tmp}/missing.md"], 2, "Cannot read the page"),
+    (["eval", "run", "--output", "{tmp}/run", "--page", "{tmp}/binary.txt"], 2, "no place for tables"),
+    (["eval", "run", "--output", "{tmp}/bad.jsonl", "--model", "{model}"], 2, "Cannot use the folder"),
+    (["demo", "--output", "{tmp}/bad.jsonl", "--model", "{model}"], 2, "Cannot use the folder"),
+    (["demo", "--output", "{tmp}/out", "--questions", "1"], 2, ""),
+    (["demo", "--output", "{tmp}/out", "--questions", "99999", "--model", "{model}"], 2, "asked for 99999"),
+    (["nonsense"], 2, ""),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "message"), BAD, ids=lambda value: str(value)[:60])
+def test_bad_input(
+    call: Any, tmp_path: Path, notes: Path, model_folder: str, arguments: list[str], code: int, message: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad.jsonl").write_text('{"text": "x"}\n{"text": ', encoding="utf-8")
+    (tmp_path / "binary.txt").write_bytes(b"a\x00b")
+    (tmp_path / "long.txt").write_text("word " * 4000, encoding="utf-8")
+    result = call(*[a.format(tmp=tmp_path, notes=notes, model=model_folder) for a in arguments])
+    assert result.exit_code == code, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not result.stdout
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    if message:
+        assert result.stderr.strip().splitlines()[-1].startswith("Error: ")

@@ -1,0 +1,98 @@
+"""The demo and the main experiment end to end on a random model, small, with the network blocked."""
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import headwater as hw
+from headwater.data import world
+from headwater.evaluate import demo, main_job
+from headwater.evaluate.tasks import head_scorer
+from headwater.headset import HeadSet
+from headwater.rank.qr import QRRetriever
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def test_demo(call: Any, tmp_path: Path, model_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "EXAMPLES", 3)
+    monkeypatch.setattr(demo, "RANDOM_SETS", 2)
+    monkeypatch.setattr(demo, "SHOWN", 2)
+    run = call("demo", "--output", tmp_path / "out", "--model", model_folder, "--questions", 3)
+    assert run.exit_code == 0, run.stderr
+    for expected in ("Query-focused heads", "all heads", "BM25", "random heads", "right", "report.html"):
+        assert expected in run.stdout
+    result = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))
+    assert result["ranking"]["n"] == result["reading"]["n"] == 3
+    assert len(result["questions"]) == 2
+    assert result["made"]["versions"]["headwater"] == hw.__version__
+    by_id = {document.id: document for document in world.documents("held_out")}
+    for question in result["questions"]:
+        assert all(any(entry["gold"] for entry in entries) for entries in question["rankings"].values())
+        for citation in question["answer"]["citations"]:
+            text = by_id[citation["document_id"]].text
+            assert text[citation["start"] : citation["end"]] == citation["quote"]
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert all(question["text"].split()[0] in page for question in result["questions"])
+
+
+PAGE = "# Main\n\n<!-- begin: ranking -->\nold\n<!-- end: ranking -->\n\n<!-- begin: made -->\n<!-- end: made -->\n"
+
+
+def test_eval_run_resumes_and_fills_its_page(call: Any, tmp_path: Path, model_folder: str, monkeypatch: Any) -> None:
+    monkeypatch.setattr(main_job.Settings.__init__, "__defaults__", (4, 4, 3, 20, 5, 2, None, 0))
+    page = tmp_path / "main.md"
+    page.write_text(PAGE, encoding="utf-8")
+    output = tmp_path / "run"
+    arguments = ["eval", "run", "--output", output, "--model", model_folder, "--questions", 4]
+    first = call(*arguments, "--page", page)
+    assert first.exit_code == 0, first.stderr
+    text = page.read_text(encoding="utf-8")
+    assert "old" not in text
+    assert "| QR heads |" in text
+    assert "headwater eval run --suite main" in text
+    lines = (output / "ranking.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    assert len(lines) == 4
+    before = json.loads((output / "summary.json").read_text(encoding="utf-8"))
+    # A run killed while it wrote its third line goes on from there to the same numbers.
+    (output / "ranking.jsonl").write_text("".join(lines[:2]) + lines[2][:50], encoding="utf-8")
+    (output / "reading.jsonl").unlink()
+    (output / "summary.json").unlink()
+    second = call(*arguments, "--json")
+    assert second.exit_code == 0, second.stderr
+    after = json.loads(second.stdout)
+    assert (after["ranking"], after["reading"]) == (before["ranking"], before["reading"])
+    assert (output / "ranking.jsonl").read_text(encoding="utf-8").splitlines(keepends=True) == lines
+    other = call(*arguments, "--seed", 1)
+    assert other.exit_code == 2
+    assert "seed=0" in other.stderr
+
+
+def test_one_pass_for_all_sets_equals_one_ranker_per_set(model_folder: str) -> None:
+    lm = hw.load(model_folder)
+    example = world.ranking_examples("held_out", 1)[0]
+    sets = {"two": HeadSet([(2, 1), (0, 3)]), "all": HeadSet(lm.anatomy.all_heads)}
+    together = head_scorer(lm, sets)(example.query, list(example.documents))  # type: ignore[arg-type]
+    for name, heads in sets.items():
+        np.testing.assert_allclose(
+            together[name], QRRetriever(lm, heads).score(example.query, example.documents), atol=1e-7
+        )
+
+
+def test_shuffled_labels_keep_everything_else() -> None:
+    examples = world.ranking_examples("development", 40)
+    shuffled = main_job.shuffle_labels(examples, seed=0)
+    assert [e.query for e in shuffled] == [e.query for e in examples]
+    assert all(sum(e.grades()) == 1 for e in shuffled)
+    assert sum(a.grades() == b.grades() for a, b in zip(examples, shuffled, strict=True)) < 10
