@@ -11,6 +11,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _EXPORTS = {
+    "Pipeline": "headwater.pipeline",
     "Document": "headwater.data.documents",
     "RankingExample": "headwater.data.documents",
     "HeadScores": "headwater.headset.headset",
