@@ -36,9 +36,8 @@ def ask(
     documents = options.documents_at(docs, quiet)
     lm = options.load_model(model, device, dtype, quiet)
     from headwater.pipeline import Pipeline
-    from headwater.rank.qr import QRRetriever
 
-    ranker = QRRetriever(lm, heads=heads, template=template)
+    ranker = options.load_ranker(lm, heads, template, quiet)
     pipeline = Pipeline(lm, documents, ranker, candidates=candidates, read=top_k, template=template)
     answer = pipeline.ask(question)
     if json_output:

@@ -19,7 +19,7 @@ Examples:
 
   headwater eval run --suite main --output runs/main
 
-  headwater eval run --suite main --output runs/main --page docs/results/main.md
+  headwater eval run --suite main --output docs/results/main --page docs/results/main.md
 """
 
 
@@ -35,7 +35,8 @@ def run(
     suite: Annotated[Suite, typer.Option("--suite", help="Which experiment.")] = Suite.main,
     questions: Annotated[int, typer.Option("--questions", min=2, help="Held-out questions to rank and to read.")] = 600,
     page: Annotated[
-        Path | None, typer.Option("--page", help="A markdown page whose marked tables are written from the summary.")
+        list[Path] | None,
+        typer.Option("--page", help="A markdown page whose marked tables are written from the summary; repeatable."),
     ] = None,
     model: options.Model = "tiny",
     seed: options.Seed = 0,
@@ -50,8 +51,8 @@ def run(
     """Run an experiment: per-query JSONL, head sets, configuration and summary.json in one folder."""
     from headwater.evaluate.tables import fill_page, markdown
 
-    if page is not None:
-        fill_page(page, None)
+    for each in page or []:
+        fill_page(each, None)
     options.writable_folder(output)
     lm = options.load_model(model, device, dtype, quiet)
     from headwater.evaluate import main_job
@@ -59,9 +60,9 @@ def run(
     settings = main_job.Settings(questions=questions, readings=questions, top_k=top_k, seed=seed)
     with stages(quiet) as stage:
         summary = main_job.run(lm, output, settings, stage)
-    if page is not None:
-        fill_page(page, summary)
-        note(f"Tables of {page} written.", quiet)
+    for each in page or []:
+        fill_page(each, summary)
+        note(f"Tables of {each} written.", quiet)
     if json_output:
         emit(summary)
     else:

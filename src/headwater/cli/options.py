@@ -13,6 +13,7 @@ from headwater.errors import InputError
 if TYPE_CHECKING:
     from headwater.data.documents import Document
     from headwater.model.lm import LanguageModel
+    from headwater.rank.qr import QRRetriever
 
 Model = Annotated[str, typer.Option("--model", "-m", help="'tiny' (ships with headwater), a hub id, or a path.")]
 Heads = Annotated[
@@ -43,6 +44,19 @@ def load_model(name: str, device: str | None, dtype: str | None, quiet: bool) ->
     from headwater.model.lm import load
 
     return load(name, device=device, dtype=dtype)
+
+
+def load_ranker(lm: LanguageModel, heads: str | None, template: str, quiet: bool) -> QRRetriever:
+    """A ranker with the heads asked for; a model without known heads is searched once, with progress."""
+    from headwater.cli.console import progress
+    from headwater.rank.default_heads import default_heads
+    from headwater.rank.qr import QRRetriever
+
+    if heads is not None:
+        return QRRetriever(lm, heads=heads, template=template)
+    with progress("finding heads", quiet) as step:
+        found = default_heads(lm, template, progress=step)
+    return QRRetriever(lm, heads=found, template=template)
 
 
 def writable_folder(folder: Path) -> None:

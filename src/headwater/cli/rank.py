@@ -44,9 +44,7 @@ def rank(
 
         documents = parse_lines(sys.stdin.read())
     lm = options.load_model(model, device, dtype, quiet)
-    from headwater.rank.qr import QRRetriever
-
-    ranker = QRRetriever(lm, heads=heads, template=template)
+    ranker = options.load_ranker(lm, heads, template, quiet)
     ranking = ranker.rank(query, documents, top_k)
     if json_output:
         emit(
