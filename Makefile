@@ -24,10 +24,16 @@ demo: $(STAMP)  ## the main job, offline on a CPU; writes demo-out/report.html
 test: $(STAMP) lint  ## lint, types and the whole test suite
 	$(BIN)/python -m pytest
 
+results: $(STAMP)  ## the tables of docs/results/main.md again from the embedded model
+	$(BIN)/headwater eval run --suite main --output docs/results/main --page docs/results/main.md
+
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: $(STAMP)  ## speed beside a plain prefill and eager maps, into benchmarks/results (15 minutes, idle machine)
+	$(BIN)/python -m benchmarks.capture_speed
 
 clean:  ## remove the virtual environment and what demo and the tools wrote
 	rm -rf $(VENV) demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis
