@@ -48,7 +48,7 @@ def fake_result() -> dict[str, Any]:
                 "country": "Algeria",
                 "answers": ["Algiers"],
                 "rankings": {"QR heads": entries, "all heads": entries, "BM25": low},
-                "tokens": [{"title": titles[0], "gold": True, "tokens": words, "largest": 0.9}],
+                "tokens": [{"id": "d0", "gold": True, "tokens": words, "largest": 0.9}],
                 "answer": {
                     "text": "Algiers",
                     "correct": True,

@@ -136,15 +136,15 @@ def _places(documents: Sequence[Document], question: world.Question) -> list[dic
 
 
 def _tokens(ranker: QRRetriever, question: world.Question, ranking: Sequence[Document]) -> list[dict[str, Any]]:
-    """What the heads looked at in the two best documents, shaded by the strongest token of the list."""
+    """What the heads looked at in the three best documents, shaded by the strongest token of the list."""
     explained = ranker.explain(question.text, ranking)
     largest = max((token.weight for tokens in explained.tokens for token in tokens), default=0.0)
     return [
         {
-            "title": f"{place + 1}. {document.title}",
+            "id": document.id,
             "gold": _gold(document, question),
             "tokens": [[token.text, round(token.weight, 6)] for token in explained.tokens[place]],
             "largest": round(largest, 6),
         }
-        for place, document in enumerate(ranking[:2])
+        for place, document in enumerate(ranking[:3])
     ]

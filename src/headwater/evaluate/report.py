@@ -35,7 +35,8 @@ ol{margin:0;padding:0;list-style:none;font-size:.9rem}ol li{display:flex;gap:.5r
 border-radius:6px;border:1px solid transparent}ol li .n{color:var(--soft);min-width:1.4em;text-align:right}
 ol li.gold{border-color:var(--good);font-weight:600}ol li.gold::after{content:"gold";color:var(--good);
 font-size:.75rem;margin-left:auto;font-weight:600;align-self:center}ol li .s{color:var(--soft);font-weight:400}
-.tokens{font-size:.9rem;overflow-wrap:anywhere;white-space:pre-wrap}.t{background:rgba(var(--tint),calc(var(--w)*.75));
+.tokens{font-size:.9rem;overflow-wrap:anywhere;white-space:pre-wrap;padding:.35rem .6rem;border-radius:6px;
+border:1px solid var(--line)}.tokens.gold{border-color:var(--good)}.t{background:rgba(var(--tint),calc(var(--w)*.75));
 border-radius:3px}blockquote{margin:.4rem 0;padding:.2rem .9rem;border-left:3px solid var(--line);font-size:.94rem}
 mark{background:var(--mark);color:inherit;border-radius:3px;padding:0 .1em}.yes{color:var(--good)}.no{color:var(--bad)}
 table{border-collapse:collapse;font-size:.92rem;margin:.6rem 0}td,th{text-align:left;padding:.3rem 1rem .3rem 0;
@@ -131,10 +132,11 @@ def _question(question: Json) -> str:
         for name, entries in question["rankings"].items()
     )
     seen = "".join(
-        f"<h4>{_text(item['title'])}{' (gold)' if item['gold'] else ''}</h4>"
-        f'<div class="tokens">{plots.tokens_html(item["tokens"], item["largest"])}</div>'
+        f'<div class="tokens{" gold" if item["gold"] else ""}">{plots.tokens_html(item["tokens"], item["largest"])}</div>'
         for item in question["tokens"]
     )
+    if seen:
+        seen = f'<h4>What the heads looked at in their first documents</h4><div class="columns">{seen}</div>'
     answer = question["answer"]
     verdict = '<b class="yes">right</b>' if answer["correct"] else '<b class="no">wrong</b>'
     expected = " or ".join(_text(text) for text in question["answers"])
