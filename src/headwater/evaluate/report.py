@@ -131,10 +131,7 @@ def _question(question: Json) -> str:
         f"<div><h4>{_text(name)}</h4><ol>{''.join(_place(entry) for entry in entries)}</ol></div>"
         for name, entries in question["rankings"].items()
     )
-    seen = "".join(
-        f'<div class="tokens{" gold" if item["gold"] else ""}">{plots.tokens_html(item["tokens"], item["largest"])}</div>'
-        for item in question["tokens"]
-    )
+    seen = "".join(_looked_at(item) for item in question["tokens"])
     if seen:
         seen = f'<h4>What the heads looked at in their first documents</h4><div class="columns">{seen}</div>'
     answer = question["answer"]
@@ -150,6 +147,11 @@ def _question(question: Json) -> str:
         f'<section class="card"><h3>{_text(question["text"])}</h3><div class="columns">{columns}</div>{seen}{said}'
         "</section>"
     )
+
+
+def _looked_at(item: Json) -> str:
+    kind = "tokens gold" if item["gold"] else "tokens"
+    return f'<div class="{kind}">{plots.tokens_html(item["tokens"], item["largest"])}</div>'
 
 
 def _place(entry: Json) -> str:
