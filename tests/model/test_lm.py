@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, OPTConfig, OPTForCausalLM
+from transformers import AutoModelForCausalLM, BloomConfig, BloomForCausalLM
 
 import headwater as hw
 from headwater.errors import InputError, ModelError
@@ -81,9 +81,9 @@ def test_a_model_that_cannot_be_read(tmp_path, monkeypatch):
 
 
 def test_an_unknown_family_is_named():
-    config = OPTConfig(vocab_size=258, hidden_size=32, ffn_dim=32, num_hidden_layers=1, num_attention_heads=2)
-    with pytest.raises(ModelError, match="family 'opt' is not supported"):
-        hw.load(model=OPTForCausalLM(config), tokenizer=byte_tokenizer())
+    config = BloomConfig(vocab_size=258, hidden_size=32, n_layer=1, n_head=2)
+    with pytest.raises(ModelError, match="family 'bloom' is not supported"):
+        hw.load(model=BloomForCausalLM(config), tokenizer=byte_tokenizer())
 
 
 def test_a_missing_part_is_named():

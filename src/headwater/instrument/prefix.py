@@ -14,7 +14,7 @@ import torch
 
 from headwater.errors import ContextOverflowError, InputError, ModelError
 from headwater.instrument.interface import Kernel, StopForward, routed
-from headwater.instrument.rows import by_layer, row_blocks
+from headwater.instrument.rows import Logits, by_layer, row_blocks
 from headwater.model.anatomy import decoder, unwrapped
 from headwater.model.lm import LanguageModel
 
@@ -116,9 +116,8 @@ class _TailReader:
 
     def __init__(self, prefix: SharedPrefix, tail: int) -> None:
         self._prefix = prefix
-        own = torch.ones(tail, tail, dtype=torch.bool, device=prefix._lm.device).tril()
-        seen = torch.ones(tail, prefix.length, dtype=torch.bool, device=prefix._lm.device)
-        self._visible = torch.cat([seen, own], dim=1)[None, None]
+        place = torch.arange(prefix.length + tail, device=prefix._lm.device)
+        self._distance = place[prefix.length :, None] - place[None, :]
         self._means: list[torch.Tensor | None] = [None] * prefix._num_heads
 
     def result(self) -> torch.Tensor:
@@ -139,21 +138,27 @@ class _TailReader:
         kept_key, kept_value = prefix._kept[layer]
         key = torch.cat([kept_key, key], dim=2)
         members = prefix._layers.get(layer)
+        logits = Logits.of(kwargs)
+        visible = self._visible(logits.window)
         if members:
             places, heads = zip(*members, strict=True)
-            scaling = float(kwargs["scaling"])
-            for indices, rows in row_blocks(query, key, heads, self._visible, scaling=scaling, layer=layer):
+            for indices, rows in row_blocks(query, key, heads, visible, logits, layer):
                 means = rows[0, :, :, : prefix.length].mean(1)
                 for offset, index in enumerate(indices):
                     self._means[places[index]] = means[offset]
         if layer == prefix._last:
             raise StopForward
         value = torch.cat([kept_value, value], dim=2)
-        return kernel(module, query, key, value, self._mask(mask, query), **kwargs)
+        return kernel(module, query, key, value, _like(mask, visible, query), **kwargs)
 
-    def _mask(self, stock: torch.Tensor | None, query: torch.Tensor) -> torch.Tensor:
-        """The tail's visibility in the form of the stock mask: additive for eager, bool for sdpa."""
-        if stock is None or stock.dtype == torch.bool:
-            return self._visible
-        hidden = torch.finfo(query.dtype).min
-        return torch.zeros_like(self._visible, dtype=query.dtype).masked_fill_(~self._visible, hidden)
+    def _visible(self, window: int | None) -> torch.Tensor:
+        """What the tail may see of prefix and tail: bool `[1, 1, tail, prefix + tail]`."""
+        seen = self._distance >= 0
+        return (seen if window is None else seen & (self._distance < window))[None, None]
+
+
+def _like(stock: torch.Tensor | None, visible: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
+    """Visibility in the form of the stock mask: additive for eager, bool for sdpa."""
+    if stock is None or stock.dtype == torch.bool:
+        return visible
+    return torch.zeros_like(visible, dtype=query.dtype).masked_fill_(~visible, torch.finfo(query.dtype).min)

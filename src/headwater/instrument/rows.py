@@ -6,8 +6,9 @@ from the query and key tensors that the kernel was handed. Cost beside the forwa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -44,13 +45,36 @@ def by_layer(heads: Iterable[Sequence[int]], anatomy: Anatomy) -> dict[int, list
     return grouped
 
 
+@dataclass(frozen=True)
+class Logits:
+    """How a layer turns products of queries and keys into attention, as told to its kernel.
+
+    Attributes:
+        scaling: factor on the products (not always 1 / sqrt(head_dim)).
+        softcap: logits become softcap * tanh(logits / softcap) (Gemma 2), or None.
+        sinks: one extra logit per query head `[H]` that takes mass without a key (gpt-oss), or None.
+        window: a query sees this many keys, itself included (sliding layers), or None.
+    """
+
+    scaling: float
+    softcap: float | None = None
+    sinks: torch.Tensor | None = None
+    window: int | None = None
+
+    @classmethod
+    def of(cls, kwargs: Mapping[str, Any]) -> Logits:
+        """Read the keywords of an attention call."""
+        return cls(
+            float(kwargs["scaling"]), kwargs.get("softcap"), kwargs.get("s_aux"), kwargs.get("sliding_window") or None
+        )
+
+
 def row_blocks(
     query: torch.Tensor,
     key: torch.Tensor,
     heads: Sequence[int],
     visible: torch.Tensor,
-    *,
-    scaling: float,
+    logits: Logits,
     layer: int,
 ) -> Iterator[tuple[list[int], torch.Tensor]]:
     """Softmax rows of some query heads, one key/value head at a time (qrhead.md 3.2).
@@ -60,12 +84,12 @@ def row_blocks(
         key: `[batch, G, keys, head_dim]`, not repeated for grouped queries.
         heads: query heads of this layer.
         visible: bool `[batch or 1, 1, rows, keys]`, which keys a row may see.
-        scaling: factor on the products, the one the model hands to its kernel.
+        logits: scaling, soft-capping and sinks of the layer (its window is in `visible`).
         layer: named in the error.
 
     Yields:
         Indices into `heads`, and their rows `[batch, those heads, rows, keys]` in fp32 (fp64 for an fp64 model). A row
-        that may see nothing is zero.
+        that may see nothing is zero; with sinks a row sums to less than one.
 
     Raises:
         NonFiniteAttentionError: a row is not finite or does not sum to one; names layer and head.
@@ -76,18 +100,30 @@ def row_blocks(
     for index, head in enumerate(heads):
         by_kv.setdefault(head // group, []).append(index)
     for kv, members in by_kv.items():
-        q = query[:, [heads[i] for i in members]].to(precise)
-        logits = torch.matmul(q, key[:, kv : kv + 1].to(precise).transpose(-1, -2)).mul_(scaling)
-        rows = logits.masked_fill_(~visible, -torch.inf).softmax(-1)
+        own = [heads[i] for i in members]
+        scores = torch.matmul(query[:, own].to(precise), key[:, kv : kv + 1].to(precise).transpose(-1, -2))
+        scores = scores.mul_(logits.scaling)
+        if logits.softcap is not None:
+            scores = scores.div_(logits.softcap).tanh_().mul_(logits.softcap)
+        scores = scores.masked_fill_(~visible, -torch.inf)
+        if logits.sinks is None:
+            rows = scores.softmax(-1)
+        else:
+            sinks = logits.sinks[own].to(precise)[None, :, None, None].expand(*scores.shape[:-1], 1)
+            rows = torch.cat([scores, sinks], -1).softmax(-1)[..., :-1]
         blind = ~visible.any(-1, keepdim=True)
         if blind.any():
             rows = rows.masked_fill(blind, 0.0)
-        _check(rows, blind, [heads[i] for i in members], layer, query.dtype)
+        _check(rows, blind, own, layer, query.dtype, sinks=logits.sinks is not None)
         yield members, rows
 
 
-def _check(rows: torch.Tensor, blind: torch.Tensor, heads: Sequence[int], layer: int, dtype: torch.dtype) -> None:
-    wrong = ~((rows.sum(-1) - 1).abs() <= _ROW_SUM_TOLERANCE) & ~blind.squeeze(-1)
+def _check(
+    rows: torch.Tensor, blind: torch.Tensor, heads: Sequence[int], layer: int, dtype: torch.dtype, *, sinks: bool
+) -> None:
+    excess = rows.sum(-1) - 1
+    right = excess <= _ROW_SUM_TOLERANCE if sinks else excess.abs() <= _ROW_SUM_TOLERANCE
+    wrong = ~right & ~blind.squeeze(-1)
     if wrong.any():
         head = heads[int(wrong.any(-1).any(0).nonzero()[0])]
         raise NonFiniteAttentionError(
@@ -162,7 +198,7 @@ class Captured:
         """Read this layer's rows, then run the model's own kernel (or stop)."""
         layer = int(module.layer_idx)  # type: ignore[arg-type]
         if layer in self._layers:
-            self._read(layer, module, query, key, mask, float(kwargs["scaling"]))
+            self._read(layer, module, query, key, mask, Logits.of(kwargs))
         if self._stop_early and layer == self._last:
             raise StopForward
         return kernel(module, query, key, value, mask, **kwargs)
@@ -175,7 +211,7 @@ class Captured:
         query: torch.Tensor,
         key: torch.Tensor,
         mask: torch.Tensor | None,
-        scaling: float,
+        logits: Logits,
     ) -> None:
         queries, keys = query.shape[2], key.shape[2]
         bad = [row for row in self.positions if not -queries <= row < queries]
@@ -185,7 +221,7 @@ class Captured:
         causal = bool(getattr(module, "is_causal", True))
         visible = visible_keys(mask, positions, keys, queries, causal=causal)
         places, heads = zip(*self._layers[layer], strict=True)
-        for members, rows in row_blocks(query[:, :, positions], key, heads, visible, scaling=scaling, layer=layer):
+        for members, rows in row_blocks(query[:, :, positions], key, heads, visible, logits, layer):
             for offset, member in enumerate(members):
                 self._parts[places[member]] = rows[:, offset]
 

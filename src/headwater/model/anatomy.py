@@ -6,6 +6,7 @@ One table. A family that is not in it is refused with the name of what is missin
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -15,22 +16,42 @@ from headwater.errors import ModelError
 
 @dataclass(frozen=True)
 class Family:
-    """Attribute paths of one architecture, relative to its decoder (`decoder(model)`).
+    """Attribute paths of one architecture.
 
     Attributes:
-        layers: the list of decoder layers.
+        layers: the list of decoder layers, inside the stack.
         attention: the attention module inside a layer; it calls transformers' attention interface.
         output: the output projection inside the attention module.
+        stack: the module that runs the layers, inside the base model ("": the base model itself).
     """
 
     layers: str
     attention: str
     output: str
+    stack: str = ""
 
 
+_LLAMA_LIKE = Family(layers="layers", attention="self_attn", output="o_proj")
 FAMILIES = {
-    "llama": Family(layers="layers", attention="self_attn", output="o_proj"),
+    "cohere": _LLAMA_LIKE,
+    "cohere2": _LLAMA_LIKE,
+    "gemma2": _LLAMA_LIKE,
+    "gemma3_text": _LLAMA_LIKE,
     "gpt2": Family(layers="h", attention="attn", output="c_proj"),
+    "gpt_neox": Family(layers="layers", attention="attention", output="dense"),
+    "gpt_oss": _LLAMA_LIKE,
+    "granite": _LLAMA_LIKE,
+    "llama": _LLAMA_LIKE,
+    "mistral": _LLAMA_LIKE,
+    "mixtral": _LLAMA_LIKE,
+    "olmo2": _LLAMA_LIKE,
+    "opt": Family(layers="layers", attention="self_attn", output="out_proj", stack="decoder"),
+    "phi": Family(layers="layers", attention="self_attn", output="dense"),
+    "phi3": _LLAMA_LIKE,
+    "qwen2": _LLAMA_LIKE,
+    "qwen3": _LLAMA_LIKE,
+    "smollm3": _LLAMA_LIKE,
+    "starcoder2": _LLAMA_LIKE,
 }
 
 
@@ -66,8 +87,10 @@ def unwrapped(model: Any) -> Any:
 
 
 def decoder(model: Any) -> torch.nn.Module:
-    """The stack of decoder layers without the language-model head; adapters on it stay active."""
-    return unwrapped(model).base_model
+    """The module that runs the decoder layers, without the language-model head; adapters on it stay active."""
+    base = unwrapped(model).base_model
+    stack = FAMILIES[unwrapped(model).config.model_type].stack
+    return attrgetter(stack)(base) if stack else base
 
 
 def read_anatomy(model: Any) -> Anatomy:
@@ -84,9 +107,10 @@ def read_anatomy(model: Any) -> Anatomy:
             f"(known: {', '.join(sorted(FAMILIES))})."
         )
     parts = FAMILIES[family]
-    layers = getattr(decoder(model), parts.layers, None)
-    if layers is None or len(layers) == 0:
-        raise ModelError(f"This {family} model has no decoder layers at {parts.layers!r}.")
+    try:
+        layers = getattr(decoder(model), parts.layers)
+    except AttributeError as error:
+        raise ModelError(f"This {family} model has no decoder layers at {parts.layers!r}.") from error
     for index, layer in enumerate(layers):
         attention = getattr(layer, parts.attention, None)
         if attention is None or getattr(attention, parts.output, None) is None:
