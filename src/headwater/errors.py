@@ -42,6 +42,10 @@ class ContextOverflowError(InputError):
         self.limit = limit
 
 
+class LocalHeadError(InputError):
+    """A ranking head sees only a sliding window shorter than the prompt, so early documents would get nothing."""
+
+
 class NonFiniteAttentionError(HeadwaterError):
     """An attention row held NaN or infinity, or did not sum to one.
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 import headwater as hw
-from headwater.errors import ContextOverflowError, FormatError, HeadSetError, InputError
+from families import family_model
+from headwater.errors import ContextOverflowError, FormatError, HeadSetError, InputError, LocalHeadError
 from headwater.headset import HeadSet
-from models import random_lm
+from models import byte_tokenizer, random_lm
 from planted import PLANTED, planted_examples, planted_lm
 
 
@@ -191,3 +192,16 @@ def test_bad_input(planted):
         hw.QRRetriever(planted, heads="1-2", order="nonsense")
     with pytest.raises(InputError, match="null query is blank"):
         hw.QRRetriever(planted, heads="1-2", null_query="")
+
+
+def test_a_head_with_a_short_window_is_refused_and_not_detected(caplog):
+    lm = hw.load(model=family_model("qwen2"), tokenizer=byte_tokenizer())  # layers 2 and 3 see 16 keys
+    scores = hw.QueryFocusedHeads().score(lm, [hw.RankingExample("which?", ["one text", "another"], [0])])
+    assert np.isnan(scores.scores).any(1).tolist() == [False, False, True, True]
+    assert "window shorter" in caplog.text
+    assert scores.provenance["local_heads"] == [(layer, head) for layer in (2, 3) for head in range(8)]
+    documents = ["one text", "another"]
+    assert np.isfinite(hw.QRRetriever(lm, heads="1-3").score("which?", documents)).all()
+    with pytest.raises(LocalHeadError, match="Head 2-1 sees only a sliding window shorter"):
+        hw.QRRetriever(lm, heads="1-3,2-1").score("which?", documents)
+    assert np.isfinite(hw.QRRetriever(lm, heads="1-3,2-1", allow_local=True).score("which?", documents)).all()

@@ -74,6 +74,7 @@ class TokenMass:
         spans: token span of each distinct document in the prompt.
         place: per input document its index in `spans`, or None for a blank one.
         outlier_filter: whether sums leave out low outliers.
+        local: the heads that could not see the whole prompt through their sliding window.
     """
 
     heads: list[Head]
@@ -81,6 +82,7 @@ class TokenMass:
     spans: list[tuple[int, int]]
     place: list[int | None]
     outlier_filter: bool
+    local: list[Head]
 
     def per_head(self) -> torch.Tensor:
         """Score of each document by each head alone: fp32 `[heads, documents]`, -inf for blank documents."""
@@ -164,7 +166,8 @@ class PreparedDocuments:
         tokens = self._attention(query)
         if self.settings.calibrate:
             tokens = tokens - self._null
-        return TokenMass(self.heads, tokens, self.spans, self.place, self.settings.outlier_filter)
+        local = [self.heads[place] for place in self._prefix.local(self.template.tail(query))]
+        return TokenMass(self.heads, tokens, self.spans, self.place, self.settings.outlier_filter, local)
 
     @cached_property
     def _null(self) -> torch.Tensor:

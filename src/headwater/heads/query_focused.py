@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,9 +14,11 @@ from headwater.data.documents import Document, RankingExample
 from headwater.errors import InputError
 from headwater.heads.detector import Detector, Progress, built_in_examples
 from headwater.heads.mass import MassSettings, PreparedDocuments
-from headwater.headset import HeadScores
+from headwater.headset import Head, HeadScores
 from headwater.model.lm import LanguageModel
 from headwater.prompt import prompt_template
+
+logger = logging.getLogger("headwater")
 
 
 @dataclass
@@ -45,7 +48,8 @@ class QueryFocusedHeads(Detector):
         """Score every head. Documents are shuffled by (seed, query id); examples without a gold document are skipped.
 
         Returns:
-            Scores `[layers, heads]`; for "mass" at most 1, around 0 for a head that does not care about the query.
+            Scores `[layers, heads]`; for "mass" at most 1, around 0 for a head that does not care about the query; NaN
+            for a head whose sliding window is shorter than a prompt.
 
         Raises:
             InputError: no example has a gold document.
@@ -58,17 +62,22 @@ class QueryFocusedHeads(Detector):
         heads = lm.anatomy.all_heads
         prompt = prompt_template(lm.tokenizer, self.settings.template, self.settings.instruction).fingerprint
         total = torch.zeros(len(heads), dtype=torch.float64)
+        local: set[Head] = set()
         for done, example in enumerate(used):
             documents = [d for d in example.documents if isinstance(d, Document)]
             order = list(range(len(documents)))
             random.Random(f"{self.seed}:{example.id or example.query}").shuffle(order)
-            scores = PreparedDocuments(lm, documents, heads, self.settings, order).mass(example.query).per_head()
+            mass = PreparedDocuments(lm, documents, heads, self.settings, order).mass(example.query)
+            local.update(mass.local)
             grades = torch.tensor(example.grades(), dtype=torch.float64)
-            total += self._measure(scores.to("cpu", torch.float64), grades)
+            total += self._measure(mass.per_head().to("cpu", torch.float64), grades)
             if progress is not None:
                 progress(done + 1, len(used))
+        if local:
+            total[[heads.index(head) for head in local]] = torch.nan
+            logger.warning("%d heads see only a window shorter than the prompts; they get no score.", len(local))
         mean = (total / len(used)).reshape(lm.anatomy.num_layers, lm.anatomy.num_heads)
-        return HeadScores(mean.numpy(), self._provenance(lm, used, prompt=prompt))
+        return HeadScores(mean.numpy(), self._provenance(lm, used, prompt=prompt, local_heads=sorted(local)))
 
     def _measure(self, scores: torch.Tensor, grades: torch.Tensor) -> torch.Tensor:
         """One number per head from its document scores `[heads, documents]`."""

@@ -46,6 +46,7 @@ class SharedPrefix:
         self.length = len(ids)
         self._check_length(0)
         self._kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._windows: dict[int, int | None] = {}
         self._run(ids, 0, self._keep)
 
     def attention(self, tail: Sequence[int]) -> torch.Tensor:
@@ -68,6 +69,15 @@ class SharedPrefix:
         reader = _TailReader(self, len(tail))
         self._run(tail, self.length, reader)
         return reader.result()
+
+    def local(self, tail: Sequence[int]) -> list[int]:
+        """Places of the heads whose sliding window is shorter than prefix and tail together.
+
+        Such a head cannot see the whole prefix from every token of the tail: what lies beyond gets no mass.
+        """
+        total = self.length + len(tail)
+        windows = {layer: window for layer, window in self._windows.items() if window is not None and window < total}
+        return sorted(place for layer in windows for place, _ in self._layers.get(layer, ()))
 
     def _check_length(self, tail: int) -> None:
         total, limit = self.length + tail, self._lm.max_length
@@ -106,6 +116,7 @@ class SharedPrefix:
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         layer = int(module.layer_idx)  # type: ignore[arg-type]
         self._kept[layer] = (key, value)
+        self._windows[layer] = Logits.of(kwargs).window
         if layer == self._last:
             raise StopForward
         return kernel(module, query, key, value, mask, **kwargs)

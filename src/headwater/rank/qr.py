@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 
 from headwater.data.documents import Document, DocumentLike, as_documents
-from headwater.errors import HeadSetError, InputError
-from headwater.heads.mass import MassSettings, PreparedDocuments
+from headwater.errors import HeadSetError, InputError, LocalHeadError
+from headwater.heads.mass import MassSettings, PreparedDocuments, TokenMass
 from headwater.headset import Head, HeadSet, parse_heads
 from headwater.instrument.rows import by_layer
 from headwater.model.lm import LanguageModel
@@ -83,6 +83,7 @@ class QRRetriever:
         outlier_filter: leave out tokens far below their document's mean.
         order: "reversed" puts the first document last in the prompt, next to the query (best for lists that come in
             first-stage order); "given" keeps the order.
+        allow_local: rank also with heads whose sliding window is shorter than the prompt.
 
     Raises:
         HeadSetError: the head set was made for a model of another shape.
@@ -100,6 +101,7 @@ class QRRetriever:
         calibrate: bool = True,
         outlier_filter: bool = True,
         order: Literal["reversed", "given"] = "reversed",
+        allow_local: bool = False,
     ) -> None:
         """Settle the heads and check them against the model."""
         if order not in ("reversed", "given"):
@@ -109,6 +111,7 @@ class QRRetriever:
         self.lm = lm
         self.heads = _resolve(lm, heads, template)
         self.order = order
+        self.allow_local = allow_local
         self.settings = MassSettings(template, instruction, null_query, calibrate, outlier_filter)
 
     def score(self, query: str, documents: Iterable[DocumentLike]) -> np.ndarray:
@@ -124,6 +127,7 @@ class QRRetriever:
         Raises:
             InputError: a blank query, or all documents blank.
             ContextOverflowError: the list does not fit what the model reads.
+            LocalHeadError: a head's sliding window is shorter than the prompt.
         """
         given = as_documents(documents)
         return next(self._scores([query], given))
@@ -150,7 +154,7 @@ class QRRetriever:
             nothing = np.zeros(0, np.float32)
             return Explanation(query, nothing, list(self.heads.heads), np.zeros((len(self.heads), 0), np.float32), [])
         prepared = self._prepare(given)
-        mass = prepared.mass(query)
+        mass = self._mass(prepared, query)
         weights = self.heads.coefficients
         mean = mass.tokens if weights is None else mass.tokens * mass.tokens.new_tensor(weights)[:, None]
         per_token = mean.mean(0).tolist()
@@ -172,6 +176,16 @@ class QRRetriever:
             self.lm, documents, self.heads.heads, self.settings, order[::-1] if self.order == "reversed" else order
         )
 
+    def _mass(self, prepared: PreparedDocuments, query: str) -> TokenMass:
+        mass = prepared.mass(query)
+        if mass.local and not self.allow_local:
+            named = ", ".join(f"{layer}-{head}" for layer, head in mass.local[:4])
+            raise LocalHeadError(
+                f"Head {named} sees only a sliding window shorter than this prompt, so the first documents would get "
+                "nothing: give fewer documents, heads of full-attention layers, or allow_local=True."
+            )
+        return mass
+
     def _scores(self, queries: Sequence[str], documents: Sequence[Document]) -> Iterator[np.ndarray]:
         for query in queries:
             _check_query(query)
@@ -182,7 +196,7 @@ class QRRetriever:
                 continue
             if self.settings.calibrate and query.strip() == self.settings.null_query.strip():
                 logger.warning("The query equals the null query %r: every score is zero.", self.settings.null_query)
-            mass = prepared.mass(query)
+            mass = self._mass(prepared, query)
             yield mass.combined(weights=self.heads.coefficients).cpu().numpy().astype(np.float32)
 
 
