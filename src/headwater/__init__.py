@@ -20,6 +20,10 @@ _EXPORTS = {
     "QRRetriever": "headwater.rank.qr",
     "QueryFocusedHeads": "headwater.heads.query_focused",
     "RandomHeads": "headwater.heads.random_heads",
+    "ablated": "headwater.instrument.outputs",
+    "scaled": "headwater.instrument.outputs",
+    "fold": "headwater.instrument.fold",
+    "unfold": "headwater.instrument.fold",
     "capture": "headwater.instrument.rows",
     "load": "headwater.model.lm",
 }

@@ -93,6 +93,13 @@ def decoder(model: Any) -> torch.nn.Module:
     return attrgetter(stack)(base) if stack else base
 
 
+def output_projections(model: Any) -> list[torch.nn.Module]:
+    """The attention output projection of every layer; its input is the heads' outputs side by side."""
+    parts = FAMILIES[unwrapped(model).config.model_type]
+    layers = getattr(decoder(model), parts.layers)
+    return [getattr(getattr(layer, parts.attention), parts.output) for layer in layers]
+
+
 def read_anatomy(model: Any) -> Anatomy:
     """Read the anatomy of a loaded causal language model.
 

@@ -1,0 +1,109 @@
+"""Coefficients folded into the weights: the columns of the output projections, multiplied in fp32.
+
+The result is an ordinary model of the same size and speed (PEAR, arXiv 2409.19745; pear.md 3.7). The model's
+configuration remembers the fold (`headwater_fold`), so that a second one is refused and `unfold` knows what to undo.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from transformers.pytorch_utils import Conv1D
+
+from headwater.errors import HeadSetError, InputError, ModelError
+from headwater.headset import HeadSet
+from headwater.instrument.outputs import coefficients_of
+from headwater.instrument.rows import by_layer
+from headwater.model.anatomy import output_projections, unwrapped
+from headwater.model.lm import LanguageModel
+
+_MARK = "headwater_fold"
+
+
+def fold(lm: LanguageModel, heads: HeadSet) -> None:
+    """Multiply the output-projection columns of each head by its coefficient, in place.
+
+    Products are taken in fp32 (fp64 for an fp64 model) and stored in the weight's own dtype; biases, queries, keys and
+    values are untouched. Equal to running under `hw.scaled(lm, heads)` up to that rounding.
+
+    Raises:
+        InputError: the set has no coefficients.
+        HeadSetError: a head the model does not have, a coefficient of 0 (it could not be undone), or a model that has
+            been folded before.
+        ModelError: a projection that is quantised or wrapped by an adapter.
+    """
+    config = unwrapped(lm.model).config
+    before = getattr(config, _MARK, None)
+    if before is not None:
+        raise HeadSetError(
+            f"This model has been folded already ({len(before['heads'])} heads); unfold that first, or load the "
+            "original checkpoint."
+        )
+    coefficients = coefficients_of(heads)
+    if 0.0 in coefficients:
+        raise HeadSetError("A coefficient of 0 cannot be undone; use hw.ablated(lm, heads) to take a head out.")
+    _multiply(lm, heads, coefficients)
+    setattr(config, _MARK, {"heads": [list(head) for head in heads.heads], "coefficients": coefficients})
+
+
+def unfold(lm: LanguageModel, heads: HeadSet) -> None:
+    """Undo `fold` with the same set: divide the columns again. Exact up to rounding in the weight's dtype.
+
+    Raises:
+        HeadSetError: the model has not been folded, or with another set.
+        ModelError: a projection that is quantised or wrapped by an adapter.
+    """
+    config = unwrapped(lm.model).config
+    before = getattr(config, _MARK, None)
+    coefficients = coefficients_of(heads)
+    if before is None:
+        raise HeadSetError("This model has not been folded, so there is nothing to undo.")
+    if before != {"heads": [list(head) for head in heads.heads], "coefficients": coefficients}:
+        raise HeadSetError("This model was folded with another head set; give the one it was folded with.")
+    _multiply(lm, heads, [1 / coefficient for coefficient in coefficients])
+    delattr(config, _MARK)
+
+
+@torch.no_grad()
+def _multiply(lm: LanguageModel, heads: HeadSet, factors: list[float]) -> None:
+    for weight, head_slice, factor in list(_slices(lm, heads, factors)):
+        precise = torch.promote_types(weight.dtype, torch.float32)
+        weight[head_slice] = (weight[head_slice].to(precise) * factor).to(weight.dtype)
+
+
+def _slices(lm: LanguageModel, heads: HeadSet, factors: list[float]) -> Iterator[tuple[torch.Tensor, Any, float]]:
+    """Weight, the part of it that reads one head's output, and the factor; checks every projection."""
+    projections = output_projections(lm.model)
+    for layer, members in by_layer(heads.heads, lm.anatomy).items():
+        module = projections[layer]
+        weight: torch.Tensor = module.weight  # type: ignore[assignment]
+        if isinstance(module, Conv1D):
+            width, columns = weight.shape[0], False  # [in, out]
+        elif type(module) is torch.nn.Linear and weight.is_floating_point():
+            width, columns = weight.shape[1], True  # [out, in]
+        else:
+            raise ModelError(
+                f"The output projection of layer {layer} is a {type(module).__name__}: fold before quantising, and "
+                "merge adapters first."
+            )
+        size = width // lm.anatomy.num_heads
+        for place, head in members:
+            part = slice(head * size, (head + 1) * size)
+            yield weight, (slice(None), part) if columns else part, factors[place]
+
+
+def folded(lm: LanguageModel) -> HeadSet | None:
+    """The heads and coefficients a model was folded with, read from its configuration; None if it was not.
+
+    Raises:
+        InputError: the mark in the configuration is damaged.
+    """
+    mark = getattr(unwrapped(lm.model).config, _MARK, None)
+    if mark is None:
+        return None
+    try:
+        return HeadSet([(int(layer), int(head)) for layer, head in mark["heads"]], mark["coefficients"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"The configuration's {_MARK!r} is damaged: {error!r}.") from error

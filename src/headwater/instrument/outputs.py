@@ -1,0 +1,242 @@
+"""Head outputs: scale them, or take heads out, while the model runs.
+
+A head's output is its slice of the input of the attention output projection. Slices belong to query heads, so grouped
+queries need nothing special. Everything here is a pre-hook on those projections, gone when the block is left; only
+`mode="uniform"` works on attention itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
+
+import torch
+
+from headwater.errors import InputError
+from headwater.headset import HeadSet
+from headwater.instrument.interface import Kernel, routed
+from headwater.instrument.rows import Logits, by_layer, visible_keys
+from headwater.model.anatomy import decoder, output_projections
+from headwater.model.lm import LanguageModel
+
+Mode = Literal["zero", "batch_mean", "sequence_mean", "reference_mean", "uniform"]
+Phase = Literal["all", "decode"]
+MODES = ("zero", "batch_mean", "sequence_mean", "reference_mean", "uniform")
+PHASES = ("all", "decode")
+Edit = Callable[[torch.Tensor, list[int]], torch.Tensor]
+
+
+@contextmanager
+def _edited(
+    lm: LanguageModel, heads: Iterable[Sequence[int]], edits: Callable[[int, list[int]], Edit]
+) -> Iterator[None]:
+    """Pass the inputs of the output projections through `edits(layer, places)`.
+
+    An edit gets the chosen heads' outputs `[batch, positions, chosen heads, d_v]` and gives new ones.
+    """
+    projections = output_projections(lm.model)
+    with ExitStack() as stack:
+        for layer, members in by_layer(heads, lm.anatomy).items():
+            places, chosen = [place for place, _ in members], [head for _, head in members]
+            edit = edits(layer, places)
+
+            def hook(
+                module: torch.nn.Module, args: tuple[Any, ...], chosen: list[int] = chosen, edit: Edit = edit
+            ) -> tuple[Any, ...]:
+                slices = args[0].unflatten(-1, (lm.anatomy.num_heads, -1)).clone()
+                slices[..., chosen, :] = edit(slices[..., chosen, :], chosen).to(slices.dtype)
+                return (slices.flatten(-2), *args[1:])
+
+            stack.callback(projections[layer].register_forward_pre_hook(hook).remove)
+        yield
+
+
+@contextmanager
+def scaled(lm: LanguageModel, heads: HeadSet) -> Iterator[None]:
+    """Multiply each head's output by its coefficient while the model runs: what `fold` writes into the weights.
+
+    Products are taken in fp32 and cast back (PEAR, arXiv 2409.19745; pear.md 3.6).
+
+    Raises:
+        InputError: the set has no coefficients.
+        HeadSetError: a head the model does not have.
+    """
+    coefficients = coefficients_of(heads)
+
+    def edits(layer: int, places: list[int]) -> Edit:
+        factors = torch.tensor([coefficients[place] for place in places], device=lm.device)[:, None]
+        return lambda outputs, _: outputs.to(torch.promote_types(outputs.dtype, torch.float32)) * factors
+
+    with _edited(lm, heads.heads, edits):
+        yield
+
+
+def coefficients_of(heads: HeadSet) -> list[float]:
+    """The coefficients of a set, or an error that says where they come from."""
+    if heads.coefficients is None:
+        raise InputError("This head set has no coefficients; learn them first, or give HeadSet(heads, coefficients).")
+    return list(heads.coefficients)
+
+
+@contextmanager
+def ablated(
+    lm: LanguageModel,
+    heads: HeadSet | Iterable[Sequence[int]],
+    mode: Mode = "zero",
+    phase: Phase = "all",
+    reference: Sequence[str] | None = None,
+) -> Iterator[None]:
+    """Take heads out while the model runs (pear.md 3.3, retrieval_heads.md 3.5).
+
+    Args:
+        lm: a loaded model.
+        heads: a `HeadSet` or (layer, head) pairs; an empty list changes nothing.
+        mode: what a head's output becomes. "zero": nothing. "batch_mean": its mean over the batch at the same position
+            (no padding, two rows or more). "sequence_mean": its mean over the positions up to this one; a call of one
+            position continues the sequence of the call before. "reference_mean": its mean over the tokens of the
+            `reference` texts, in fp32. "uniform": the mean of the values it may see, as if all its scores were equal:
+            not a removal, kept for comparison with arXiv 2404.15574.
+        phase: "all" positions, or "decode": the last position of a longer call and every call of one position, so that
+            the keys and values of the prompt come from the intact model.
+        reference: texts for "reference_mean", and only for it.
+
+    Raises:
+        InputError: an unknown mode or phase, a missing or superfluous reference, "batch_mean" on a batch of one.
+        HeadSetError: a repeated head, or one the model does not have.
+    """
+    if mode not in MODES:
+        raise InputError(f"Unknown mode {mode!r}; use one of {', '.join(MODES)}.")
+    if phase not in PHASES:
+        raise InputError(f"Unknown phase {phase!r}; use one of {', '.join(PHASES)}.")
+    if (reference is not None) != (mode == "reference_mean"):
+        raise InputError("mode='reference_mean' needs reference texts, and no other mode takes them.")
+    chosen = [(int(layer), int(head)) for layer, head in (heads.heads if isinstance(heads, HeadSet) else heads)]
+    if not chosen:
+        yield
+        return
+    if mode == "uniform":
+        with routed(lm, _Uniform(lm, chosen, phase)):
+            yield
+        return
+    means = reference_means(lm, chosen, reference) if reference is not None else None
+
+    def edits(layer: int, places: list[int]) -> Edit:
+        replace = _replacement(mode, None if means is None else means[places])
+
+        def edit(outputs: torch.Tensor, _: list[int]) -> torch.Tensor:
+            new = replace(outputs)
+            if phase == "decode" and outputs.shape[1] > 1:
+                new = torch.cat([outputs[:, :-1], new[:, -1:].to(outputs.dtype)], dim=1)
+            return new
+
+        return edit
+
+    with _edited(lm, chosen, edits):
+        yield
+
+
+def _replacement(mode: str, means: torch.Tensor | None) -> Callable[[torch.Tensor], torch.Tensor]:
+    """New outputs `[batch, positions, heads, d_v]` from old ones, for one layer."""
+    if mode == "zero":
+        return torch.zeros_like
+    if mode == "sequence_mean":
+        return _RunningMean()
+    if means is not None:
+        return lambda outputs: means.expand_as(outputs)
+
+    def batch_mean(outputs: torch.Tensor) -> torch.Tensor:
+        if outputs.shape[0] < 2:
+            raise InputError("mode='batch_mean' needs a batch of two rows or more: the mean of one row is the row.")
+        return outputs.float().mean(0, keepdim=True).expand_as(outputs)
+
+    return batch_mean
+
+
+class _RunningMean:
+    """Mean over the positions so far; a call of one position goes on from the calls before it."""
+
+    def __init__(self) -> None:
+        self._sum: torch.Tensor | None = None
+        self._count = 0
+
+    def __call__(self, outputs: torch.Tensor) -> torch.Tensor:
+        positions = outputs.shape[1]
+        if positions > 1 or self._sum is None or self._sum.shape[0] != outputs.shape[0]:
+            self._sum, self._count = outputs.new_zeros(outputs[:, :1].shape, dtype=torch.float32), 0
+        sums = outputs.float().cumsum(1) + self._sum
+        counts = torch.arange(1, positions + 1, device=outputs.device) + self._count
+        self._sum, self._count = sums[:, -1:], self._count + positions
+        return sums / counts[None, :, None, None]
+
+
+@torch.no_grad()
+def reference_means(lm: LanguageModel, heads: Sequence[Sequence[int]], texts: Sequence[str]) -> torch.Tensor:
+    """Mean output of heads over all tokens of some texts: fp32 `[heads, d_v]`, each text run on its own.
+
+    Raises:
+        InputError: a single string, no texts, or texts without a token.
+    """
+    if isinstance(texts, str) or not texts:
+        raise InputError("Give a non-empty list of reference texts.")
+    sums: dict[int, torch.Tensor] = {}
+    tokens = 0
+
+    def edits(layer: int, places: list[int]) -> Edit:
+        def collect(outputs: torch.Tensor, _: list[int]) -> torch.Tensor:
+            for offset, place in enumerate(places):
+                sums[place] = sums.get(place, torch.zeros((), device=outputs.device)) + outputs[
+                    0, :, offset
+                ].float().sum(0)
+            return outputs
+
+        return collect
+
+    with _edited(lm, heads, edits):
+        for text in texts:
+            ids = lm.tokenizer(text, return_tensors="pt", truncation=True, max_length=lm.max_length)["input_ids"]
+            if ids.shape[1] == 0:
+                continue
+            decoder(lm.model)(input_ids=ids.to(lm.device), use_cache=False)
+            tokens += ids.shape[1]
+    if tokens == 0:
+        raise InputError("The reference texts have no tokens.")
+    return torch.stack([sums[place] for place in range(len(heads))]) / tokens
+
+
+class _Uniform:
+    """Attention handler: chosen heads average the values they may see; a sink keeps its share."""
+
+    def __init__(self, lm: LanguageModel, heads: Sequence[Sequence[int]], phase: str) -> None:
+        self._layers = by_layer(heads, lm.anatomy)
+        self._phase = phase
+
+    def __call__(
+        self,
+        kernel: Kernel,
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        output, weights = kernel(module, query, key, value, mask, **kwargs)
+        members = self._layers.get(int(module.layer_idx))  # type: ignore[arg-type]
+        if not members:
+            return output, weights
+        queries, keys = query.shape[2], key.shape[2]
+        first = queries - 1 if self._phase == "decode" else 0
+        positions = torch.arange(first, queries, device=query.device)
+        visible = visible_keys(mask, positions, keys, queries, causal=bool(getattr(module, "is_causal", True)))
+        share = visible[:, 0].to(torch.float32)
+        group = query.shape[1] // key.shape[1]
+        sinks = Logits.of(kwargs).sinks
+        output = output.clone()
+        for _, head in members:
+            total = share.sum(-1, keepdim=True)
+            if sinks is not None:  # equal scores are zero, the sink keeps its own
+                total = total + sinks[head].float().exp()
+            mean = (share / total.clamp_min(1e-9)) @ value[:, head // group].float()
+            output[:, first:, head] = mean.to(output.dtype)
+        return output, weights
