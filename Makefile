@@ -25,7 +25,7 @@ test: $(STAMP) lint  ## lint, types and the whole test suite
 	$(BIN)/python -m pytest
 
 results: $(STAMP)  ## the tables of docs/results/main.md again from the embedded model
-	$(BIN)/headwater eval run --suite main --output docs/results/main --page docs/results/main.md
+	$(BIN)/headwater eval run --suite main --output docs/results/main --page docs/results/main.md --page README.md
 
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .
