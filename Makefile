@@ -33,7 +33,7 @@ lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/mypy
 
 bench: $(STAMP)  ## speed beside a plain prefill and eager maps, into benchmarks/results (15 minutes, idle machine)
-	$(BIN)/python -m benchmarks.capture_speed
+	$(BIN)/python -m benchmarks.capture_speed --page docs/results/main.md
 
 clean:  ## remove the virtual environment and what demo and the tools wrote
 	rm -rf $(VENV) demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -24,6 +24,7 @@ import torch
 import headwater as hw
 from benchmarks.models import random_llama
 from headwater.evaluate.files import made_with, write_json
+from headwater.evaluate.tables import fill_page, speed
 from headwater.model.lm import LanguageModel
 
 HEADS, ROWS = 16, 64
@@ -97,6 +98,7 @@ def main() -> None:
     cli.add_argument("--repeats", type=int, default=7)
     cli.add_argument("--threads", type=int, default=os.cpu_count())
     cli.add_argument("--output", type=Path, default=RESULT)
+    cli.add_argument("--page", type=Path, nargs="*", default=[], help="markdown pages with a place for the table")
     args = cli.parse_args()
     torch.set_num_threads(args.threads)
     lm = random_llama()
@@ -104,7 +106,10 @@ def main() -> None:
     lengths = {str(n): measure(lm, n, args.repeats, n in args.eager_lengths) for n in args.lengths}
     settings = {"parameters": parameters, "heads": HEADS, "rows": ROWS, "repeats": args.repeats, "dtype": "float32"}
     made = made_with("python -m benchmarks.capture_speed", "random Llama", 0, **settings)
-    print(f"wrote {write_json(args.output, {'made': made, 'lengths': lengths})}")
+    report = {"made": made, "lengths": lengths}
+    print(f"wrote {write_json(args.output, report)}")
+    for page in args.page:
+        print(f"wrote {fill_page(page, speed(report))}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pytest
 
 from headwater.errors import FormatError, InputError
 from headwater.evaluate.files import Lines, made_with, same_run, write_json, write_page
-from headwater.evaluate.tables import fill_page
+from headwater.evaluate.tables import check_page, fill_page, markdown, speed
 
 
 def test_lines_keep_what_is_finished_and_drop_half_a_line(tmp_path: Path) -> None:
@@ -86,22 +86,33 @@ def summary() -> dict:
 def test_a_page_is_filled_between_its_markers(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("a\n<!-- begin: ranking -->\nold\n<!-- end: ranking -->\nb\n", encoding="utf-8")
-    fill_page(page, summary())
+    fill_page(page, markdown(summary()))
     text = page.read_text(encoding="utf-8")
     assert text.startswith("a\n<!-- begin: ranking -->\n| ranker |")
     assert text.endswith("<!-- end: ranking -->\nb\n")
     assert "| QR heads | 0.500 [0.250, 0.750] | 0.500 [0.250, 0.750] | 4 of 6 |" in text
     assert "random heads (mean of 2 sets, 0.100 to 0.300)" in text
     assert "no model" in text
-    fill_page(page, summary())
+    fill_page(page, markdown(summary()))
     assert page.read_text(encoding="utf-8") == text
+    both = write_page(tmp_path / "both.md", text + "<!-- begin: speed -->\nkept\n<!-- end: speed -->\n")
+    fill_page(both, markdown(summary()))
+    assert both.read_text(encoding="utf-8").endswith("kept\n<!-- end: speed -->\n")
+
+
+def test_the_speed_table() -> None:
+    row = {"median_s": 1.5, "min_s": 1.0, "max_s": 2.0, "ratio": 0.5, "ratio_min": 0.4, "ratio_max": 0.6}
+    made = made_with("benchmark", "random", 0, parameters=10**8, dtype="float32", heads=16, rows=64, repeats=7)
+    table = speed({"made": made, "lengths": {"4096": {"capture": row}}})["speed"]
+    assert "| 4,096 | capture | 1.500 | 1.000 to 2.000 | 0.50 [0.40, 0.60] |" in table
+    assert "100 M random Llama" in table
 
 
 def test_bad_pages(tmp_path: Path) -> None:
     page = write_page(tmp_path / "page.md", "<!-- begin: odd -->\n<!-- end: odd -->\n")
-    with pytest.raises(InputError, match="'odd'"):
-        fill_page(page, summary())
-    with pytest.raises(InputError, match="no place"):
-        fill_page(write_page(tmp_path / "page.md", "text"), summary())
+    with pytest.raises(InputError, match="no place for any"):
+        fill_page(page, markdown(summary()))
+    with pytest.raises(InputError, match="no place for tables"):
+        check_page(write_page(tmp_path / "page.md", "text"))
     with pytest.raises(InputError, match="Cannot read"):
-        fill_page(tmp_path / "missing.md", None)
+        check_page(tmp_path / "missing.md")

@@ -49,10 +49,10 @@ def run(
     quiet: options.Quiet = False,
 ) -> None:
     """Run an experiment: per-query JSONL, head sets, configuration and summary.json in one folder."""
-    from headwater.evaluate.tables import fill_page, markdown
+    from headwater.evaluate.tables import check_page, fill_page, markdown
 
     for each in page or []:
-        fill_page(each, None)
+        check_page(each)
     options.writable_folder(output)
     lm = options.load_model(model, device, dtype, quiet)
     from headwater.evaluate import main_job
@@ -61,7 +61,7 @@ def run(
     with stages(quiet) as stage:
         summary = main_job.run(lm, output, settings, stage)
     for each in page or []:
-        fill_page(each, summary)
+        fill_page(each, markdown(summary))
         note(f"Tables of {each} written.", quiet)
     if json_output:
         emit(summary)

@@ -59,34 +59,59 @@ def markdown(summary: Json) -> dict[str, str]:
     }
 
 
-def fill_page(path: str | Path, summary: Json | None) -> Path:
-    """Write the tables of a summary between the markers `<!-- begin: name -->` and `<!-- end: name -->` of a page.
+_MARKED = re.compile(r"(<!-- begin: (\w+) -->\n).*?(<!-- end: \2 -->)", re.DOTALL)
 
-    Args:
-        path: an existing markdown file.
-        summary: of the main job (None: only check that the page can be filled).
+
+def check_page(path: str | Path) -> str:
+    """The text of a markdown page that has places for tables.
 
     Raises:
-        InputError: when there is no such page, it has no markers, or a marker names no table.
+        InputError: when there is no such page, or it has no markers.
     """
-    page = Path(path)
     try:
-        text = page.read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"Cannot read the page {page}: {error}.") from error
-    marked = re.compile(r"(<!-- begin: (\w+) -->\n).*?(<!-- end: \2 -->)", re.DOTALL)
-    if not marked.search(text):
-        raise InputError(f"{page} has no place for tables: lines <!-- begin: ranking --> and <!-- end: ranking -->.")
-    if summary is None:
-        return page
-    tables = markdown(summary)
+        raise InputError(f"Cannot read the page {path}: {error}.") from error
+    if not _MARKED.search(text):
+        raise InputError(f"{path} has no place for tables: lines <!-- begin: ranking --> and <!-- end: ranking -->.")
+    return text
+
+
+def fill_page(path: str | Path, tables: Mapping[str, str]) -> Path:
+    """Write tables between the markers `<!-- begin: name -->` and `<!-- end: name -->` of a page; others stay.
+
+    Raises:
+        InputError: when there is no such page, or it has no marker of any of these tables.
+    """
+    text = check_page(path)
+    if not any(match[2] in tables for match in _MARKED.finditer(text)):
+        raise InputError(f"{path} has no place for any of the tables {', '.join(tables)}.")
 
     def fill(match: re.Match[str]) -> str:
-        if match[2] not in tables:
-            raise InputError(f"{page} asks for the table {match[2]!r}; there are {', '.join(tables)}.")
-        return f"{match[1]}{tables[match[2]]}\n{match[3]}"
+        return f"{match[1]}{tables[match[2]]}\n{match[3]}" if match[2] in tables else match[0]
 
-    return write_page(page, marked.sub(fill, text))
+    return write_page(path, _MARKED.sub(fill, text))
+
+
+def speed(report: Json) -> dict[str, str]:
+    """The table of `benchmarks.capture_speed`'s report: speed."""
+    made = report["made"]
+    rows = [
+        [f"{int(length):,}", name, f"{row['median_s']:.3f}", f"{row['min_s']:.3f} to {row['max_s']:.3f}", _ratio(row)]
+        for length, contestants in report["lengths"].items()
+        for name, row in contestants.items()
+    ]
+    facts = (
+        f"{made['parameters'] / 1e6:.0f} M random Llama, {made['dtype']}, {made['heads']} heads, {made['rows']} rows, "
+        f"{made['repeats']} interleaved rounds, {made['machine']['threads']} threads of {made['machine']['cores']} cores, "
+        f"torch {made['versions']['torch']}, transformers {made['versions']['transformers']}, {made['date'][:10]}."
+    )
+    header = ["tokens", "what", "median s", "range s", "ratio to the plain prefill, median [range]"]
+    return {"speed": f"{facts}\n\n{_table(header, rows)}"}
+
+
+def _ratio(row: Json) -> str:
+    return f"{row['ratio']:.2f} [{row['ratio_min']:.2f}, {row['ratio_max']:.2f}]"
 
 
 def _interval(row: Json) -> str:
