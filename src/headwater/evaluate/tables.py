@@ -101,10 +101,11 @@ def speed(report: Json) -> dict[str, str]:
         for length, contestants in report["lengths"].items()
         for name, row in contestants.items()
     ]
+    machine = made["machine"]
     facts = (
         f"{made['parameters'] / 1e6:.0f} M random Llama, {made['dtype']}, {made['heads']} heads, {made['rows']} rows, "
-        f"{made['repeats']} interleaved rounds, {made['machine']['threads']} threads on {made['machine']['cores']} cores,"
-        f" torch {made['versions']['torch']}, transformers {made['versions']['transformers']}, {made['date'][:10]}."
+        f"{made['repeats']} interleaved rounds, {machine['threads']} threads on {machine['cores']} cores, "
+        f"torch {made['versions']['torch']}, transformers {made['versions']['transformers']}, {made['date'][:10]}."
     )
     header = ["tokens", "what", "median s", "range s", "ratio to the plain prefill, median [range]"]
     return {"speed": f"{facts}\n\n{_table(header, rows)}"}
