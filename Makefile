@@ -35,5 +35,8 @@ lint: $(STAMP)  ## ruff and mypy
 bench: $(STAMP)  ## speed beside a plain prefill and eager maps, into benchmarks/results (15 minutes, idle machine)
 	$(BIN)/python -m benchmarks.capture_speed --page docs/results/main.md
 
+tiny: $(STAMP)  ## train the embedded model again into tiny-run (an hour on two cores; DATA=folder of the raw texts)
+	$(BIN)/python -m recipes.tiny.train --data "$(DATA)" --output tiny-run
+
 clean:  ## remove the virtual environment and what demo and the tools wrote
 	rm -rf $(VENV) demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,163 @@
+"""Invented countries and values, so that the model has to match by content instead of remembering names."""
+
+from __future__ import annotations
+
+import random
+import re
+
+from headwater.data import world
+from recipes.tiny.text import known_facts, unseen
+
+ONSETS = tuple("b br c ch cl d dr f fl g gr h j k kh kr l m n ng p pr qu r s sh sl st t th tr v w y z".split())  # noqa: SIM905
+VOWELS = ("a", "e", "i", "o", "u", "a", "e", "i", "o", "a", "ai", "au", "ea", "ia", "ie", "io", "oa", "ou", "ee")
+CODAS = ("", "", "", "", "n", "r", "l", "s", "m", "k", "t", "nd", "rg", "st", "x")
+ENDINGS = ("a", "ia", "land", "stan", "o", "ania", "burg", "us", "e", "ar", "and", "i", "y", "en", "ador", "ica")
+BEFORE = tuple(
+    "North South East West New Upper Lower Saint Great Central Isle Port Old French Northern Southern".split()  # noqa: SIM905
+)
+AFTER = ("Islands", "Island", "Republic", "Coast", "Territory", "Federation", "States", "Kingdom", "City")
+
+
+class Inventor:
+    """Draws invented country names and values. All randomness comes from the `random.Random` given to each call."""
+
+    def __init__(self, words: list[str]) -> None:
+        """Take the words of the novels; collect the values of the known countries by relation."""
+        self.words = words
+        self.values: dict[str, list[str]] = {name: [] for name in world.RELATIONS}
+        for facts in known_facts().values():
+            for relation, answer in facts.items():
+                self.values[relation].append(answer)
+        self.relations = list(self.values)
+
+    def syllables(self, draw: random.Random) -> str:
+        """A made-up word, capitalised."""
+        word = ""
+        for _ in range(draw.choice((1, 1, 2, 2, 3))):
+            word += draw.choice(ONSETS) + draw.choice(VOWELS) + draw.choice(CODAS)
+        if draw.random() < 0.5:
+            word = word.rstrip("aeiou") + draw.choice(ENDINGS)
+        return word.capitalize()
+
+    def word(self, draw: random.Random) -> str:
+        """A made-up word or one from the novels, capitalised."""
+        return self.syllables(draw) if draw.random() < 0.6 else draw.choice(self.words).capitalize()
+
+    def name(self, draw: random.Random) -> str:
+        """The name of an invented country, of one to four words; never that of an unseen country."""
+        while True:
+            kind = draw.random()
+            if kind < 0.55:
+                name = self.word(draw)
+            elif kind < 0.7:
+                name = f"{draw.choice(BEFORE)} {self.word(draw)}"
+            elif kind < 0.8:
+                name = f"{self.word(draw)} {draw.choice(AFTER)}"
+            elif kind < 0.9:
+                name = f"{self.word(draw)} {self.word(draw)}"
+            elif kind < 0.95:
+                name = f"{self.word(draw)} and {self.word(draw)}"
+            else:
+                name = f"{self.word(draw)}-{self.word(draw)}"
+            if not unseen().search(name):
+                return name
+
+    def look_alike(self, draw: random.Random, name: str) -> str:
+        """A name that shares words or letters with another one."""
+        words = name.split()
+        place = draw.randrange(len(words))
+        kind = draw.random()
+        if kind < 0.35:
+            other = f"{draw.choice(BEFORE)} {words[-1]}"
+        elif kind < 0.6:
+            other = " ".join([*words[:place], self.word(draw), *words[place + 1 :]]) if len(words) > 1 else name + "ia"
+        else:
+            stem = words[place][: max(2, len(words[place]) // 2)]
+            other = " ".join([*words[:place], stem + draw.choice(ENDINGS), *words[place + 1 :]])
+        return other if other != name and not unseen().search(other) else self.name(draw)
+
+    def names(self, draw: random.Random, count: int) -> list[str]:
+        """So many different names; in two of five draws they resemble each other."""
+        alike = draw.random() < 0.4
+        out: list[str] = []
+        while len(out) < count:
+            name = self.look_alike(draw, draw.choice(out)) if out and alike else self.name(draw)
+            if name not in out:
+                out.append(name)
+        return out
+
+    def value(self, draw: random.Random, relation: str, name: str) -> str:
+        """A value of the relation: a known country's, one with other digits or words, or made-up words."""
+        real = draw.choice(self.values[relation])
+        kind = draw.random()
+        if relation == "official_name" and kind < 0.8:
+            first = real.split(" of ")[0] if " of " in real else "Republic"
+            return f"{first} of {name}"
+        if relation == "nationality" and kind < 0.6:
+            return name.split()[-1].rstrip("aeiou") + draw.choice(("ian", "ese", "i", "an", "ish", "er"))
+        if any(c.isdigit() for c in real):
+            return real if kind < 0.3 else self._digits(draw, real)
+        if relation == "internet_code":
+            return "." + "".join(draw.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(2))
+        if kind < 0.55:
+            return real
+        if kind < 0.8:
+            parts = real.split()
+            place = draw.randrange(len(parts))
+            tail = "," if parts[place].endswith(",") else ""
+            word = self.word(draw) if parts[place][0].isupper() else draw.choice(self.words)
+            return " ".join([*parts[:place], word + tail, *parts[place + 1 :]])
+        made = [self.word(draw) for _ in range(draw.choice((1, 2, 2, 3)))]
+        text = " ".join(made)
+        return text if real[0].isupper() else text.lower()
+
+    @staticmethod
+    def _digits(draw: random.Random, real: str) -> str:
+        """The same shape with other digits; a leading digit is never 0."""
+
+        def other(match: re.Match[str]) -> str:
+            start = match.start()
+            first = start == 0 or not (real[start - 1].isdigit() or real[start - 1] in ",.")
+            return draw.choice("123456789" if first else "0123456789")
+
+        return re.sub(r"\d", other, real)
+
+    def clean_value(self, draw: random.Random, relation: str, name: str) -> str:
+        """A value that names no unseen country."""
+        while True:
+            value = self.value(draw, relation, name)
+            if not unseen().search(value):
+                return value
+
+
+def ask(draw: random.Random, relation: str, name: str) -> str:
+    """A question in one of the trained wordings, or a plain one that uses the label; some lose a word or their case."""
+    item = world.RELATIONS[relation]
+    label = item.label if item.label.isupper() or "GDP" in item.label else item.label.lower()
+    kind = draw.random()
+    if kind < 0.7:
+        text = draw.choice(item.questions[:-1])
+    else:
+        text = draw.choice(
+            (
+                f"What is the {label} of {{c}}?",
+                f"{item.label} of {{c}}?",
+                f"Tell me the {label} of {{c}}.",
+                f"For {{c}}, what is the {label}?",
+                f"In {{c}}, what is the {label}?",
+                f"{{c}}: {label}",
+                f"Give the {label} that {{c}} has.",
+                f"{{c}} has which {label}?",
+                f"Name the {label} of {{c}}.",
+                f"I want to know {{c}}'s {label}.",
+            )
+        )
+    if draw.random() < 0.08:
+        words = text.split()
+        free = [i for i, word in enumerate(words) if word in {"What", "is", "the", "of", "does", "in", "Which", "are"}]
+        if free and len(words) > 3:
+            words.pop(draw.choice(free))
+            text = " ".join(words)
+    if draw.random() < 0.08 and not text.startswith("{c}"):
+        text = text[0].lower() + text[1:]
+    return text.replace("{c}", name)

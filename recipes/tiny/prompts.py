@@ -1,0 +1,175 @@
+"""Packed training prompts: one list of documents, several questions about it, each with its own answer.
+
+The documents are read once; every tail (instruction, question, answer) sees them and itself, never another tail, and
+its positions continue where the documents end. So each question is trained exactly as it will be asked: alone.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+from headwater.data import world
+from recipes.tiny.invent import Inventor, ask
+from recipes.tiny.text import ANSWER, FIND, INTRO, SUFFIX, known_facts
+
+Facts = dict[str, str]
+
+
+@dataclass
+class Pack:
+    """Token ids of a prefix and of the tails that follow it; of each tail the last `answer` tokens are learned."""
+
+    prefix: list[int]
+    tails: list[list[int]] = field(default_factory=list)
+    answers: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        """Tokens in all."""
+        return len(self.prefix) + sum(map(len, self.tails))
+
+
+@dataclass(frozen=True)
+class Card:
+    """A document: its country, the relations it states, and their values."""
+
+    title: str
+    facts: tuple[tuple[str, str], ...]
+
+    def text(self, index: int) -> str:
+        """`[i] title`, a line break, and one sentence per fact."""
+        return f"[{index + 1}] {self.title}\n" + " ".join(f"{world.RELATIONS[r].label}: {v}." for r, v in self.facts)
+
+
+class Prompts:
+    """Builds packs; pieces are tokenised one by one, as headwater does when it ranks and reads."""
+
+    def __init__(self, tokenizer: Any, inventor: Inventor) -> None:
+        """Keep the tokenizer and the encoded fixed pieces."""
+        self.tokenizer, self.inventor = tokenizer, inventor
+        self.bos, self.eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+        self.fixed = {piece: self.encode(piece) for piece in (INTRO, "\n\n", FIND, ANSWER, "Query:", SUFFIX)}
+        self.known = known_facts()
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of one piece."""
+        return list(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def prefix(self, cards: list[Card], intro: bool = True) -> list[int]:
+        """BOS, introduction, documents."""
+        ids = [self.bos, *(self.fixed[INTRO] if intro else [])]
+        for index, card in enumerate(cards):
+            ids += self.fixed["\n\n"] + self.encode(card.text(index))
+        return ids
+
+    def tail(self, question: str, target: str, instruction: str | None) -> tuple[list[int], int]:
+        """Instruction, question, suffix, target and EOS; and how many of these are learned."""
+        ids = list(self.fixed["\n\n"])
+        if instruction:
+            ids += self.fixed[instruction] + self.fixed["\n\n"]
+        ids += self.fixed["Query:"] + self.encode(" " + question) + self.fixed[SUFFIX]
+        learned = [*self.encode(" " + target), self.eos]
+        return ids + learned, len(learned)
+
+    def documents(self, draw: random.Random, count: int, tails: int, quoting: float, known: bool = False) -> Pack:
+        """`count` documents about invented countries (or known ones, with a few edited values), and questions.
+
+        Half of the packs are like a ranking list: half of the documents are about the asked country, the others state
+        the asked relation of other countries. The rest mix a few countries freely.
+        """
+        own = "country" if draw.random() < 0.5 else "mixed"
+        cards, focus = self._ranking(draw, count, known) if own == "country" else self._mixed(draw, count, known)
+        order = list(range(len(cards)))
+        draw.shuffle(order)
+        cards = [cards[i] for i in order]
+        pack = Pack(self.prefix(cards, intro=draw.random() < 0.9))
+        choices = [(i, r, v) for i, card in enumerate(cards) for r, v in card.facts]
+        draw.shuffle(choices)
+        if focus is not None:
+            choices.sort(key=lambda c: (cards[c[0]].title, c[1]) != focus)
+        for place, relation, value in choices[:tails]:
+            question = ask(draw, relation, cards[place].title)
+            if draw.random() < quoting:
+                self.add(pack, question, cards[place].text(place), FIND if draw.random() < 0.92 else None)
+            else:
+                self.add(pack, question, value, ANSWER if draw.random() < 0.9 else None)
+        return pack
+
+    def closed_book(self, draw: random.Random, tails: int) -> Pack:
+        """Questions about known countries without documents."""
+        pack = Pack([self.bos])
+        names = list(self.known)
+        for _ in range(tails):
+            name = draw.choice(names)
+            relation = draw.choice(list(self.known[name]))
+            ids, learned = self.tail(ask(draw, relation, name), self.known[name][relation], None)
+            pack.tails.append(ids[1:])  # no separator where there is no document
+            pack.answers.append(learned)
+        return pack
+
+    def add(self, pack: Pack, question: str, target: str, instruction: str | None) -> None:
+        """Append a question and its answer to a pack."""
+        ids, learned = self.tail(question, target, instruction)
+        pack.tails.append(ids)
+        pack.answers.append(learned)
+
+    def _people(self, draw: random.Random, count: int, known: bool) -> dict[str, Facts]:
+        """Countries with a value for every relation; known ones keep theirs, one in five gets some edited."""
+        if not known:
+            return {name: {} for name in self.inventor.names(draw, count)}
+        chosen = draw.sample(list(self.known), min(count, len(self.known)))
+        return {name: dict(self.known[name]) for name in chosen}
+
+    def _card(self, draw: random.Random, title: str, facts: Facts, relations: list[str], known: bool) -> Card:
+        rows = []
+        for relation in relations:
+            if relation not in facts or (known and draw.random() < 0.05):
+                facts[relation] = self.inventor.clean_value(draw, relation, title)
+            rows.append((relation, facts[relation]))
+        return Card(title, tuple(rows))
+
+    def _sizes(self, draw: random.Random) -> int:
+        return draw.choices((1, 2, 3, 4), (25, 35, 25, 15))[0]
+
+    def _ranking(self, draw: random.Random, count: int, known: bool) -> tuple[list[Card], tuple[str, str]]:
+        """One country in half of the documents, others each with the asked relation."""
+        others = max(1, count - (count + 1) // 2)
+        people = self._people(draw, others + 1, known)
+        (main, facts), *rest = people.items()
+        relations = [r for r in self.inventor.relations if not known or r in facts]
+        draw.shuffle(relations)
+        asked = relations[0]
+        cards: list[Card] = []
+        while len(cards) < count - others and relations:
+            size = self._sizes(draw)
+            cards.append(self._card(draw, main, facts, self._shuffled(draw, relations[:size]), known))
+            relations = relations[size:]
+        for title, theirs in rest[: count - len(cards)]:
+            if known and asked not in theirs:
+                continue
+            more = [r for r in (theirs if known else self.inventor.relations) if r != asked]
+            chosen = [asked, *draw.sample(more, self._sizes(draw) - 1)]
+            cards.append(self._card(draw, title, theirs, self._shuffled(draw, chosen), known))
+        return cards, (main, asked)
+
+    def _mixed(self, draw: random.Random, count: int, known: bool) -> tuple[list[Card], None]:
+        """A few countries and a few relations, dealt into documents."""
+        people = self._people(draw, draw.randint(1, count), known)
+        few = draw.sample(self.inventor.relations, draw.randint(4, len(self.inventor.relations)))
+        cards: list[Card] = []
+        left = {title: [r for r in few if not known or r in facts] for title, facts in people.items()}
+        for _ in range(count):
+            title = draw.choice([t for t in left if left[t]] or [""])
+            if not title:
+                break
+            size = self._sizes(draw)
+            draw.shuffle(left[title])
+            cards.append(self._card(draw, title, people[title], left[title][:size], known))
+            left[title] = left[title][size:]
+        return cards or [self._card(draw, *next(iter(people.items())), ["area"], known)], None
+
+    @staticmethod
+    def _shuffled(draw: random.Random, items: list[str]) -> list[str]:
+        draw.shuffle(items)
+        return items

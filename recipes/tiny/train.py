@@ -1,0 +1,137 @@
+"""Train the embedded model from scratch: copying first, then quoting, reading and remembering.
+
+python -m recipes.tiny.train --data FOLDER --output FOLDER [--steps 6500] [--threads 2] [--resume]
+
+The schedule is a function of the step alone and all data are drawn from the seed, so a run that is stopped and resumed
+sees what an uninterrupted one would have seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recipes.tiny import measure
+from recipes.tiny.invent import Inventor
+from recipes.tiny.model import Batch, Shape, Trainer, build, collate, periodic
+from recipes.tiny.prompts import Prompts
+from recipes.tiny.text import SPECIAL, build_tokenizer, data_folder, novel_words
+
+COPYING_UNTIL = 0.05  # share of the steps that only copy
+MOST_DOCUMENTS = ((0.2, 3), (0.4, 6), (0.75, 12), (1.01, 20))  # until this share of the steps: at most so many
+TOKENS = 3000  # per step, about
+NEVER_COPIED = (7, 13, 21, 29, 37)  # block lengths kept for measuring
+LONGEST_BLOCK = 44
+
+
+def copying(draw: random.Random, vocabulary: int) -> Batch:
+    """Rows that repeat a random block of random length to the end: only content tells what comes next."""
+    width = draw.choice((64, 96, 128, 192))
+    generator = torch.Generator().manual_seed(draw.getrandbits(40))
+    lengths = [n for n in range(4, LONGEST_BLOCK + 1) if n not in NEVER_COPIED and n <= width // 2]
+    sizes = [(draw.choice(lengths),) for _ in range(TOKENS // width)]
+    return periodic([torch.randint(len(SPECIAL), vocabulary, size, generator=generator) for size in sizes], width)
+
+
+def batch(draw: random.Random, prompts: Prompts, done: float, vocabulary: int) -> tuple[str, Batch]:
+    """What a step learns from, given the share of the run that is done."""
+    kind = draw.random()
+    if done < COPYING_UNTIL or kind < 0.12:
+        return "copy", copying(draw, vocabulary)
+    if kind < 0.20:
+        return "closed", collate([prompts.closed_book(draw, 8) for _ in range(TOKENS // 250)])
+    most = next(count for until, count in MOST_DOCUMENTS if done < until)
+    count = draw.randint(1, most)
+    quoting = 1.0 if kind < 0.46 else 0.0
+    known = kind >= 0.90
+    tails = min(8, count + 2)
+    packs = max(2, round(TOKENS / (count * 33 + tails * (90 if quoting else 52))))
+    name = "quote" if quoting else "known" if known else "read"
+    return name, collate([prompts.documents(draw, count, tails, quoting, known) for _ in range(packs)])
+
+
+def factor(step: int, steps: int) -> float:
+    """Learning rate over its peak: 100 steps of warm-up, linear decay over the last 30 %."""
+    return min(1.0, (step + 1) / 100) * min(1.0, max(0.02, (steps - step) / (0.3 * steps)))
+
+
+def save(folder: Path, trainer: Trainer, tokenizer: Any, step: int) -> None:
+    """An ordinary checkpoint, and beside it what resuming needs."""
+    trainer.model.set_attn_implementation("sdpa")
+    trainer.model.save_pretrained(folder)
+    trainer.model.set_attn_implementation("headwater_tiny_training")
+    tokenizer.save_pretrained(folder)
+    torch.save({"step": step, **trainer.state()}, folder / "resume.tmp")
+    (folder / "resume.tmp").replace(folder / "resume.pt")
+
+
+def train(args: argparse.Namespace, data: Path) -> None:
+    """Run the schedule, printing losses and measuring as it goes."""
+    torch.set_num_threads(args.threads)
+    args.output.mkdir(parents=True, exist_ok=True)
+    words = args.output / "words.txt"
+    if (args.output / "tokenizer.json").exists() and words.exists():
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(args.output)
+    else:
+        tokenizer = build_tokenizer(data)
+        tokenizer.save_pretrained(args.output)
+        words.write_text("\n".join(novel_words(data)), encoding="utf-8")
+    prompts = Prompts(tokenizer, Inventor(words.read_text(encoding="utf-8").split("\n")))
+    shape = Shape(heads=args.heads, kv_heads=args.heads // 2, head_dim=args.head_dim, layers=args.layers)
+    trainer = Trainer(build(shape, len(tokenizer), args.seed), args.rate)
+    start = 0
+    if args.resume and (args.output / "resume.pt").exists():
+        state = torch.load(args.output / "resume.pt", weights_only=True)
+        trainer.restore(state)
+        start = state["step"]
+    print(json.dumps({"shape": asdict(shape), "parameters": sum(m.numel() for m in trainer.masters)}), flush=True)
+    began, tokens = time.time(), 0
+    mean: dict[str, float] = {}
+    for step in range(start, args.steps):
+        draw = random.Random(f"headwater/tiny/{args.seed}/{step}")
+        kind, data_batch = batch(draw, prompts, step / args.steps, len(tokenizer))
+        loss = trainer.step([data_batch], factor(step, args.steps))[0]
+        mean[kind] = 0.97 * mean.get(kind, loss) + 0.03 * loss
+        tokens += data_batch.ids.numel()
+        if (step + 1) % args.report == 0 or step + 1 == args.steps:
+            losses = {name: round(value, 3) for name, value in sorted(mean.items())}
+            seconds = time.time() - began
+            row = {"step": step + 1, "seconds": round(seconds), "tokens": tokens, "loss": losses}
+            row |= measure.quick(trainer.model, prompts)
+            print(json.dumps(row), flush=True)
+            with (args.output / "log.jsonl").open("a", encoding="utf-8") as log:
+                log.write(json.dumps(row) + "\n")
+        if (step + 1) % args.save_every == 0 or step + 1 == args.steps:
+            save(args.output, trainer, tokenizer, step + 1)
+
+
+def main() -> None:
+    """Parse the command line and train."""
+    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_argument("--data", help="folder of the raw data sets (default: HEADWATER_DATA)")
+    cli.add_argument("--output", type=Path, required=True)
+    cli.add_argument("--steps", type=int, default=6500)
+    cli.add_argument("--threads", type=int, default=2)
+    cli.add_argument("--seed", type=int, default=0)
+    cli.add_argument("--rate", type=float, default=3e-3)
+    cli.add_argument("--heads", type=int, default=4)
+    cli.add_argument("--head-dim", type=int, default=32)
+    cli.add_argument("--layers", type=int, default=6)
+    cli.add_argument("--report", type=int, default=500)
+    cli.add_argument("--save-every", type=int, default=500)
+    cli.add_argument("--resume", action="store_true")
+    args = cli.parse_args()
+    train(args, data_folder(cli, args.data))
+
+
+if __name__ == "__main__":
+    main()

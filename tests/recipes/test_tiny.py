@@ -1,0 +1,168 @@
+"""The recipe of the embedded model: what it trains on leaks nothing, and a packed prompt equals its questions alone."""
+
+import random
+import re
+from types import SimpleNamespace
+
+import pytest
+import torch
+from recipes.tiny import model as tiny
+from recipes.tiny import text, train
+from recipes.tiny.invent import Inventor, ask
+from recipes.tiny.measure import copying
+from recipes.tiny.prompts import Card, Prompts
+
+from headwater.data import world
+from headwater.prompt.prompt import ANSWER, RANK, prompt_template
+
+WORDS = ["river", "garden", "candle", "window", "mountain", "stranger", "whisper", "lantern"]
+
+
+class Letters:
+    """A tokenizer with a token per character, so that tests need no training."""
+
+    bos_token_id, eos_token_id = 1, 2
+
+    def __init__(self):
+        self.backend_tokenizer = self
+
+    def encode(self, text, add_special_tokens=False):
+        return SimpleNamespace(ids=[3 + ord(c) % 250 for c in text])
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    return Prompts(Letters(), Inventor(WORDS))
+
+
+def grams(words, n=13):
+    return {tuple(words[i : i + n]) for i in range(len(words) - n + 1)}
+
+
+def training_texts(prompts, count, seed=0):
+    """Documents, questions and targets of training packs, as the text that is tokenised."""
+    seen = []
+    plain = prompts.encode
+
+    def spy(piece):
+        seen.append(piece)
+        return plain(piece)
+
+    prompts.encode = spy
+    try:
+        draw = random.Random(seed)
+        for turn in range(count):
+            prompts.documents(draw, draw.randint(1, 12), 8, draw.choice((0.0, 1.0)), known=turn % 3 == 0)
+            prompts.closed_book(draw, 8)
+    finally:
+        del prompts.encode
+    return seen
+
+
+def test_no_training_text_names_an_unseen_country(prompts):
+    for piece in training_texts(prompts, 400):
+        assert not text.unseen().search(piece), piece
+
+
+def test_held_out_documents_share_no_thirteen_words_with_training(prompts):
+    def words(piece):
+        return re.findall(r"\w+", piece.lower())
+
+    held_out = set()
+    for split in ("held_out", "development"):
+        for doc in world.documents(split):
+            held_out |= grams(words(f"{doc.title}\n{doc.text}"))
+    assert len(held_out) > 700
+    trained = set()
+    for piece in training_texts(prompts, 800, seed=1):
+        trained |= grams(words(piece))
+    assert len(trained) > 5_000
+    assert not held_out & trained, next(iter(held_out & trained))
+
+
+def test_the_wording_kept_for_testing_is_never_asked():
+    draw = random.Random(0)
+    for relation in world.RELATIONS.values():
+        kept = relation.questions[-1].format(c="Xania").lower()
+        assert kept not in {ask(draw, relation.name, "Xania").lower() for _ in range(300)}
+
+
+def test_the_prompt_is_the_one_headwater_ranks_and_reads_with():
+    tokenizer = pytest.importorskip("transformers").AutoTokenizer.from_pretrained
+    from headwater.model import lm
+
+    folder = lm.__file__.replace("lm.py", "tiny")
+    made = Prompts(tokenizer(folder), Inventor(WORDS))
+    docs = world.documents("development")[:3]
+    cards = [Card(d.title, tuple((r, world.facts(d.title)[r]) for r in d.metadata["relations"])) for d in docs]
+    for ours, theirs in ((text.FIND, RANK), (text.ANSWER, ANSWER)):
+        template = prompt_template(made.tokenizer, instruction=theirs)
+        tail, learned = made.tail("What is the capital of Fiji?", "Suva", ours)
+        assert ours == theirs
+        wanted = [*template.prefix(docs).ids, *template.tail("What is the capital of Fiji?")]
+        assert [*made.prefix(cards), *tail[:-learned]] == wanted
+
+
+@pytest.mark.parametrize("short", [0, 10_000])
+def test_a_packed_prompt_equals_its_questions_asked_alone(prompts, short, monkeypatch):
+    monkeypatch.setattr(tiny, "SHORT", short)
+    draw = random.Random(3)
+    packs = [prompts.documents(draw, 2, 2, 0.0), prompts.documents(draw, 4, 3, 0.0), prompts.closed_book(draw, 2)]
+    model = tiny.build(tiny.Shape(hidden=64, layers=2, heads=2, kv_heads=1, mlp=96), 256, 0)
+    model.set_attn_implementation(tiny.TRAINING_ATTENTION)
+    packed, *_ = tiny.loss_and_hits(model, tiny.collate(packs))
+    model.set_attn_implementation("eager")
+    total, count = 0.0, 0
+    for pack in packs:
+        for tail, learned in zip(pack.tails, pack.answers, strict=True):
+            ids = torch.tensor([pack.prefix + tail])
+            logits = model(ids).logits[0, -learned - 1 : -1]
+            total += torch.nn.functional.cross_entropy(logits, ids[0, -learned:], reduction="sum").item()
+            count += learned
+    assert packed.item() == pytest.approx(total / count, abs=1e-4)
+
+
+def test_blocks_are_learned_only_where_they_repeat():
+    batch = tiny.periodic([torch.arange(10, 14), torch.arange(20, 25)], 12)
+    for row, period in ((0, 4), (1, 5)):
+        learned = batch.labels[row] != tiny.IGNORE
+        assert learned.tolist() == [period <= place < 11 for place in range(12)]
+        assert (batch.labels[row, period:-1] == batch.ids[row, period + 1 :]).all()
+
+
+def test_block_lengths_kept_for_measuring_are_never_trained(monkeypatch):
+    lengths = []
+    monkeypatch.setattr(train, "periodic", lambda blocks, width: lengths.extend(map(len, blocks)))
+    for seed in range(100):
+        train.copying(random.Random(seed), 4096)
+    assert not set(lengths) & set(train.NEVER_COPIED)
+    assert max(lengths) < 60
+
+
+def test_a_few_steps_lower_the_loss_and_resuming_continues_them():
+    def batches():
+        draw = random.Random(0)
+        return [train.copying(draw, 64) for _ in range(6)]
+
+    def run(first, last, state=None):
+        trainer = tiny.Trainer(tiny.build(tiny.Shape(hidden=64, layers=2, heads=2, kv_heads=1, mlp=96), 64, 0), 3e-3)
+        if state:
+            trainer.restore(state)
+        losses = [trainer.step([data], 1.0)[0] for data in batches()[first:last]]
+        return losses, trainer
+
+    torch.manual_seed(0)
+    whole, _ = run(0, 6)
+    assert whole[-1] < whole[0]
+    _, half = run(0, 3)
+    resumed, _ = run(3, 6, half.state())
+    assert resumed == pytest.approx(whole[3:], abs=1e-3)
+    half.model.float().set_attn_implementation("eager")
+    assert set(copying(half.model, lengths=(7,), rows=2)) == {7}
+
+
+def test_the_schedule_of_the_learning_rate():
+    assert train.factor(0, 1000) == pytest.approx(0.01)
+    assert train.factor(500, 1000) == 1.0
+    assert train.factor(850, 1000) == pytest.approx(0.5)
+    assert train.factor(999, 1000) < 0.05
