@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.logging import RichHandler
 
 Step = Callable[[int, int], None]
 out = Console(highlight=False)
@@ -28,13 +27,19 @@ def emit(value: Any) -> None:
     print(json.dumps(_plain(value), ensure_ascii=False, indent=1, allow_nan=False))
 
 
+class _Notes(logging.Handler):
+    """Log records as notes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        note(record.getMessage())
+
+
 def speak(quiet: bool) -> None:
     """Let the library's log lines through to standard error, and keep those of other libraries out."""
     logger = logging.getLogger("headwater")
-    for handler in [h for h in logger.handlers if isinstance(h, RichHandler)]:
+    for handler in [h for h in logger.handlers if isinstance(h, _Notes)]:
         logger.removeHandler(handler)
-    handler = RichHandler(console=err, show_time=False, show_path=False, show_level=False, markup=False)
-    logger.addHandler(handler)
+    logger.addHandler(_Notes())
     logger.setLevel(logging.ERROR if quiet else logging.INFO)
     logger.propagate = False
 

@@ -70,9 +70,9 @@ def rank(
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("rank", justify="right", no_wrap=True)
-    table.add_column("score", justify="right", no_wrap=True)
-    table.add_column("id", no_wrap=True, overflow="ellipsis", max_width=32, style="dim")
+    table.add_column("rank", justify="right", min_width=4)
+    table.add_column("score", justify="right", min_width=7)
+    table.add_column("id", no_wrap=True, overflow="ellipsis", min_width=12, max_width=32, style="dim")
     table.add_column("document", no_wrap=True, overflow="ellipsis", ratio=1)
     for place, ranked in enumerate(ranking, 1):
         shown = " · ".join(part for part in (ranked.document.title, " ".join(ranked.document.text.split())) if part)
