@@ -73,7 +73,7 @@ def rank(
     table.add_column("rank", justify="right", min_width=4)
     table.add_column("score", justify="right", min_width=7)
     table.add_column("id", no_wrap=True, overflow="ellipsis", min_width=12, max_width=32, style="dim")
-    table.add_column("document", no_wrap=True, overflow="ellipsis", ratio=1)
+    table.add_column("document", no_wrap=True, overflow="ellipsis")
     for place, ranked in enumerate(ranking, 1):
         shown = " · ".join(part for part in (ranked.document.title, " ".join(ranked.document.text.split())) if part)
         table.add_row(str(place), f"{ranked.score:.4f}", Text(str(ranked.id or ranked.index)), Text(shown))
