@@ -70,11 +70,13 @@ def rank(
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("rank", justify="right", min_width=4)
-    table.add_column("score", justify="right", min_width=7)
-    table.add_column("id", no_wrap=True, overflow="ellipsis", min_width=12, max_width=32, style="dim")
-    table.add_column("document", no_wrap=True, overflow="ellipsis")
+    room = max(24, out.width - 56)  # what the other columns leave; rich would shrink those first
+    table.add_column("rank", justify="right")
+    table.add_column("score", justify="right")
+    table.add_column("id", no_wrap=True, overflow="ellipsis", max_width=32, style="dim")
+    table.add_column("document", no_wrap=True)
     for place, ranked in enumerate(ranking, 1):
         shown = " · ".join(part for part in (ranked.document.title, " ".join(ranked.document.text.split())) if part)
+        shown = shown if len(shown) <= room else f"{shown[: room - 1]}…"
         table.add_row(str(place), f"{ranked.score:.4f}", Text(str(ranked.id or ranked.index)), Text(shown))
     out.print(table)
