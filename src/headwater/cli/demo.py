@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from headwater.cli import options
-from headwater.cli.console import emit, note, out, progress
+from headwater.cli.console import emit, out, progress
 
 EXAMPLES = """
 Examples:
@@ -38,7 +38,6 @@ def demo(
     Works offline: model and documents (World Factbook, public domain) ship with headwater.
     """
     options.writable_folder(output)
-    note(f"Loading {model} ...", quiet)
     lm = options.load_model(model, device, dtype, quiet)
     from headwater.evaluate import demo as job
     from headwater.evaluate.files import write_json

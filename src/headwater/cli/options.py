@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -34,9 +35,11 @@ Docs = Annotated[
 
 def load_model(name: str, device: str | None, dtype: str | None, quiet: bool) -> LanguageModel:
     """The model, with the loading chatter of other libraries kept off the screen."""
-    from headwater.cli.console import speak
+    from headwater.cli.console import note, speak
 
     speak(quiet)
+    note(f"Loading {name} ...", quiet)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are no news to the user
     from transformers.utils import logging as chatter
 
     chatter.set_verbosity_error()
