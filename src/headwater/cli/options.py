@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -39,9 +38,10 @@ def load_model(name: str, device: str | None, dtype: str | None, quiet: bool) ->
 
     speak(quiet)
     note(f"Loading {name} ...", quiet)
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are no news to the user
+    from huggingface_hub.utils import logging as retries
     from transformers.utils import logging as chatter
 
+    retries.set_verbosity_error()
     chatter.set_verbosity_error()
     chatter.disable_progress_bar()
     from headwater.model.lm import load
