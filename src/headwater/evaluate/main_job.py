@@ -91,8 +91,9 @@ def run(
     readings = world.reading_examples("held_out", settings.readings, settings.documents, seed=settings.seed)
     read = Lines(folder / "reading.jsonl")
     read_questions(lm, readings, settings.seed, read, progress("reading"))
+    command = f"headwater eval run --suite main --model {lm.name} --questions {settings.questions}"
     summary = {
-        "made": made_with(f"headwater eval run --suite main --model {lm.name}", lm.name, settings.seed),
+        "made": made_with(command, lm.name, settings.seed),
         "config": config,
         "heads": {name: str(heads) for name, heads in sets.items() if name != ALL},
         "ranking": summarise_ranking([ranked.done[str(e.id)] for e in examples], sets, lm, settings.seed),
