@@ -1,1 +1,1 @@
-"""Speed and memory, as ratios within one run."""
+"""Speed, as ratios within one run."""

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from headwater.data.documents import Document
 from headwater.errors import ContextOverflowError, InputError
 from headwater.pipeline import Pipeline, cite
+from headwater.search.bm25 import BM25
 from headwater.search.chunk import passages
 
 
@@ -123,9 +124,33 @@ def test_what_does_not_fit_is_left_out_and_noted() -> None:
 
 def test_strings_are_named_by_position_and_any_index_will_do() -> None:
     assert pipeline(["nothing", "The capital is Lima."], "Lima").ask("capital?").citations[0].document_id == "1"
-    hits = [SimpleNamespace(document=FOLDER[2])]
+    hits = [SimpleNamespace(document=FOLDER[2], score=1.0, index=2)]
     index = SimpleNamespace(search=lambda query, k: hits)
     assert pipeline(index, "3.5 million").ask("?").citations[0].document_id == "pe"
+    unnamed = BM25(["nothing here", "nor here", "The capital is Lima."])
+    assert pipeline(unnamed, "Lima").ask("capital?").citations[0].document_id == "2"
+
+
+def test_a_question_without_a_known_word_is_noted() -> None:
+    answer = pipeline(FOLDER, "Paris").ask("Who is it?")
+    assert "No word of the question" in answer.notes[0]
+    assert pipeline(FOLDER, "Paris").ask("the capital").notes == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "found"),
+    [
+        ("It was -5 degrees.", "5", False),
+        ("-5 degrees.", "5", False),
+        ("It was -5 degrees.", "-5", True),
+        ("UTC+5:30.", "UTC+5", False),
+        ("At 12:30.", "30", False),
+        ("The 2-5 score.", "5", True),
+        ("Now 5.", "5", True),
+    ],
+)
+def test_whole_numbers_only(text: str, answer: str, found: bool) -> None:
+    assert (cite(answer, [Document(text, id="d")]) is not None) == found
     with pytest.raises(InputError, match="holds no documents"):
         pipeline(SimpleNamespace(search=lambda query, k: []), "x").ask("?")
 

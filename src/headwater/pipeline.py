@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
-from headwater.data.documents import Document, DocumentLike, as_documents
+from headwater.data.documents import Document, DocumentLike, as_documents, check_query
 from headwater.errors import ContextOverflowError, InputError
 from headwater.read.reader import Reader
 from headwater.search.bm25 import BM25
@@ -69,8 +69,8 @@ class Pipeline:
     """Answers questions over documents with one model that both ranks and reads.
 
     `index` is a list of documents (or strings), searched in memory with BM25, or an object whose
-    `search(query, k=...)` returns hits with a `.document`. Listed documents are split into passages that fit the
-    model; documents without an id are named by their position ("0", "1", ...).
+    `search(query, k=...)` returns hits with `.document`, `.score` and `.index`. Listed documents are split into
+    passages that fit the model; documents without an id are named by their position ("0", "1", ...).
     """
 
     def __init__(
@@ -117,12 +117,14 @@ class Pipeline:
             InputError: for a blank question.
             ContextOverflowError: when even one passage does not fit the model.
         """
-        if not isinstance(question, str) or not question.strip():
-            raise InputError("The question is blank.")
+        check_query(question)
         notes: list[str] = []
-        found = [hit.document for hit in self.index.search(question, k=self.candidates)]
-        if not found:
+        hits = self.index.search(question, k=self.candidates)
+        if not hits:
             raise InputError("The index holds no documents.")
+        found = [_named(hit) for hit in hits]
+        if all(hit.score == 0 for hit in hits):
+            notes.append(f"No word of the question stands in the documents; the first {len(found)} were ranked.")
         ranking = _fit(lambda kept: self.ranker.rank(question, kept), found, "ranked", notes)
         best = [ranked.document for ranked in ranking[: self.read] if not ranked.document.blank]
         reading = _fit(lambda kept: (self.reader.read(question, kept), len(kept)), best, "read", notes)
@@ -189,12 +191,20 @@ def cite(answer: str, documents: Iterable[Document], question: str = "") -> Cita
     return None
 
 
+def _named(hit: Any) -> Document:
+    """The document of a hit; without an id it is called by its place in the collection, so that it can be cited."""
+    document: Document = hit.document
+    return document if document.id is not None else replace(document, id=str(hit.index))
+
+
 def _answer_pattern(answer: str) -> re.Pattern[str] | None:
     words = answer.strip().strip(".").split()
     if not words or not any(character.isalnum() for character in answer):
         return None
     inner = r"\s+".join(re.escape(word) for word in words)
-    return re.compile(rf"(?<!\w)(?<!\d[.,]){inner}(?!\w)(?![.,]\d)", re.IGNORECASE)
+    # Whole words, and whole numbers: not the 5 of -5, 3.5, 5.3 or 5:30.
+    sign = r"(?<![^\d][-+])(?<!\A[-+])" if words[0][0].isdigit() else ""
+    return re.compile(rf"(?<!\w)(?<!\d[.,:]){sign}{inner}(?!\w)(?![.,:]\d)", re.IGNORECASE)
 
 
 def _fit(use: Callable[[list[Document]], _T], documents: list[Document], verb: str, notes: list[str]) -> _T:

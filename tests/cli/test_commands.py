@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from headwater.cli.heads import Method
+from headwater.heads import DETECTORS
 from headwater.headset import HeadSet
 
 
@@ -50,6 +52,20 @@ def test_rank_lines_of_standard_input(call: Any, model_folder: str) -> None:
     assert result.exit_code == 0, result.stderr
     ranking = json.loads(result.stdout)["ranking"]
     assert [(entry["id"], entry["score"] is None) for entry in ranking] == [("dz", False), ("empty", True)]
+
+
+def test_control_characters_do_not_reach_the_terminal(call: Any, model_folder: str) -> None:
+    result = call("rank", "q", "--model", model_folder, "--heads", "1-1", stdin="one \x1b]0;pwned\x07 text\n")
+    assert result.exit_code == 0, result.stderr
+    assert "pwned" in result.stdout
+    assert "\x1b" not in result.stdout
+
+
+def test_every_detector_can_be_asked_for(call: Any, tmp_path: Path, model_folder: str) -> None:
+    assert {method.value for method in Method} == set(DETECTORS)
+    found = call("heads", "find", "--method", "random", "--model", model_folder, "-o", tmp_path / "r.json", "-k", 3)
+    assert found.exit_code == 0, found.stderr
+    assert HeadSet.load(tmp_path / "r.json").provenance["method"] == "RandomHeads"
 
 
 def test_ask(call: Any, notes: Path, model_folder: str) -> None:
@@ -101,7 +117,7 @@ BAD = [
     (["rank", "q", "--docs", "{tmp}/binary.txt"], 2, "binary"),
     (["rank", " ", "--docs", "{notes}", "--model", "{model}", "--heads", "all"], 2, "blank"),
     (["rank", "q", "--docs", "{notes}", "--model", "{model}", "--heads", "9-9"], 2, "9"),
-    (["rank", "q", "--docs", "{notes}", "--model", "{model}", "--heads", "some"], 2, "not a head"),
+    (["rank", "q", "--docs", "{notes}", "--model", "{model}", "--heads", "some"], 2, "not a head set file"),
     (["rank", "q", "--docs", "{notes}", "--model", "{model}", "--heads", "{tmp}/missing.json"], 2, "missing.json"),
     (["rank", "q", "--docs", "{notes}", "--model", "{model}", "--template", "odd"], 2, "template"),
     (["rank", "q", "--docs", "{notes}", "--model", "{model}", "--dtype", "odd"], 2, "dtype"),

@@ -29,6 +29,27 @@ def test_grades_by_id_index_and_mapping():
     assert hw.RankingExample("q", documents, {"x": 2, 1: 0}).grades() == [2.0, 0.0, 0.0]
 
 
+@pytest.mark.parametrize(
+    ("relevant", "match"),
+    [([None], "ids or 0-based"), ([0.5], "ids or 0-based"), ([True], "ids or 0-based"), (None, "must be a list")]
+    + [({0: grade}, "finite number") for grade in (float("nan"), "high", None, True)],
+)
+def test_relevance_that_makes_no_sense(relevant, match):
+    with pytest.raises(InputError, match=match):
+        hw.RankingExample("q", ["a"], relevant)
+
+
+@pytest.mark.parametrize("query", ["", "  ", 3, None, "\ud800"])
+def test_queries_that_make_no_sense(query):
+    with pytest.raises(InputError, match="query"):
+        hw.RankingExample(query, ["a"], [0])
+
+
+def test_half_characters_are_refused():
+    with pytest.raises(InputError, match="lone surrogate at 2"):
+        hw.Document("a \ud800")
+
+
 @pytest.mark.parametrize("missing", [["z"], [3], [-1], {"z": 1}])
 def test_a_gold_document_that_is_not_listed_is_an_error(missing):
     with pytest.raises(InputError, match="not among"):

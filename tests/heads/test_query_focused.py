@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import headwater as hw
-from headwater.errors import ContextOverflowError, InputError
+from headwater.errors import ContextOverflowError, HeadSetError, InputError
 from headwater.heads import DETECTORS
 from headwater.heads.detector import default_top_k
 from headwater.heads.mass import MassSettings, PreparedDocuments, span_scores
@@ -128,6 +128,9 @@ def test_bad_input():
     with pytest.raises(InputError, match="Unknown metric"):
         hw.QueryFocusedHeads(metric="nonsense")
     lm = planted_lm()
+    for top_k in (0, -1, 13):
+        with pytest.raises(HeadSetError, match="between 1 and the 12"):
+            hw.QueryFocusedHeads(top_k=top_k).find(lm, planted_examples(1))
     long = hw.RankingExample("w1", ["w1 " * 3000], [0])
     with pytest.raises(ContextOverflowError, match="reads 2,048"):
         hw.QueryFocusedHeads().find(lm, [long])
@@ -142,6 +145,12 @@ def test_every_registered_detector_finds_a_set(name):
     assert found.scores.shape == (3, 4)
     assert found.heads == detector.find(lm, planted_examples(2)).heads
     assert found.provenance["method"] == DETECTORS[name].__name__
+
+
+def test_positional_arguments_are_top_k_and_metric_or_seed():
+    detector = hw.QueryFocusedHeads(8, "ndcg")
+    assert (detector.top_k, detector.metric, detector.seed) == (8, "ndcg", 0)
+    assert (hw.RandomHeads(6, 1).top_k, hw.RandomHeads(6, 1).seed) == (6, 1)
 
 
 def test_random_heads_change_with_the_seed():

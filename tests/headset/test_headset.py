@@ -20,7 +20,7 @@ def test_top_ties_go_to_the_lower_head_and_nan_is_never_chosen():
     assert chosen.heads == [(0, 2), (1, 0), (0, 0), (1, 1), (1, 2)]
     assert chosen.provenance == {"method": "test"}
     assert chosen.top(2).heads == [(0, 2), (1, 0)]
-    with pytest.raises(HeadSetError, match="between 1 and the 5"):
+    with pytest.raises(HeadSetError, match="5 of the model's 6 have a score"):
         scores.top(6)
 
 
@@ -36,6 +36,16 @@ def test_text_and_file_round_trip(tmp_path_factory, heads, data):
     np.testing.assert_array_equal(read.scores, scores)
 
 
+def test_equality_compares_everything():
+    scores = np.array([[np.nan, 1.0]])
+    made = hw.HeadSet([(0, 1)], [0.5], scores, {"model": "m"})
+    assert made == hw.HeadSet([(0, 1)], [0.5], scores.copy(), {"model": "m"})
+    others = [([(0, 0)], [0.5], scores, {"model": "m"}), ([(0, 1)], None, scores, {"model": "m"})]
+    others += [([(0, 1)], [0.5], None, {"model": "m"}), ([(0, 1)], [0.5], scores, {"model": "n"})]
+    assert all(made != hw.HeadSet(*other) for other in others)
+    assert made != "0-1"
+
+
 def test_overlap_and_last_layer():
     a, b = hw.HeadSet([(1, 0), (2, 0), (0, 5)]), hw.HeadSet([(2, 0), (9, 9)])
     assert a.overlap(b) == b.overlap(a) == 0.5
@@ -49,6 +59,8 @@ def test_overlap_and_last_layer():
         (([],), "at least one"),
         (([(1, 2), (1, 2)],), "1-2 is listed twice"),
         (([(-1, 2)],), "negative"),
+        (([(1.9, 2)],), "whole numbers"),
+        (("13-18",), "parse_heads"),
         (([(1, 2)], [1.0, 2.0]), "1 finite coefficients"),
         (([(1, 2)], [float("nan")]), "1 finite coefficients"),
         (([(1, 2)], None, np.zeros((1, 4))), "outside its scores"),
@@ -78,20 +90,25 @@ def test_text_that_is_no_list_of_heads(text):
                 {
                     "schema": "headwater/headset",
                     "version": 1,
-                    "heads": 3,
+                    "heads": [[0, 1]],
                     "coefficients": None,
                     "scores": None,
-                    "provenance": {},
+                    "provenance": {"shape": [4]},
                 }
             ),
             "damaged",
+        ),
+        (
+            '{"schema": "headwater/headset", "version": 1, "heads": 3, "coefficients": null, "scores": null, '
+            '"provenance": {}}',
+            "whole numbers",
         ),
     ],
 )
 def test_damaged_files(tmp_path, content, match):
     path = tmp_path / "x.json"
     path.write_text(content)
-    with pytest.raises(FormatError, match=match):
+    with pytest.raises((FormatError, HeadSetError), match=match):
         hw.HeadSet.load(path)
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BloomConfig, BloomForCausalLM
 
 import headwater as hw
@@ -40,8 +41,38 @@ def test_the_fingerprint_changes_with_the_weights():
     assert lm.fingerprint == random_lm().fingerprint != other.fingerprint
 
 
+def test_the_fingerprint_follows_a_fold_and_a_few_changed_columns():
+    lm = random_lm()
+    before = lm.fingerprint
+    heads = hw.HeadSet([(1, 2)], [0.5])
+    hw.fold(lm, heads)
+    assert lm.fingerprint != before
+    wide = torch.nn.Linear(1024, 1024, bias=False)
+    torch.nn.init.normal_(wide.weight)
+    lm.model.extra = wide
+    before = lm.fingerprint
+    with torch.no_grad():
+        wide.weight[:, 100:110] = 0
+    assert lm.fingerprint != before
+
+
+def test_the_stored_dtype_and_the_card_are_saved_again(tmp_path):
+    folder = random_lm(dtype=torch.bfloat16).save(tmp_path / "half")
+    (folder / "README.md").write_text("A card.", encoding="utf-8")
+    lm = hw.load(folder, device="cpu")
+    assert (lm.dtype, lm.stored_dtype) == (torch.float32, torch.bfloat16)
+    again = lm.save(tmp_path / "again")
+    assert {p.name for p in again.iterdir()} == {p.name for p in folder.iterdir()}
+    assert (again / "model.safetensors").stat().st_size == (folder / "model.safetensors").stat().st_size
+    plain = AutoModelForCausalLM.from_pretrained(again, dtype="auto")
+    assert plain.dtype == plain.config.dtype == torch.bfloat16
+    assert torch.equal(plain.lm_head.weight, lm.model.lm_head.weight.bfloat16())
+    assert (again / "README.md").read_text(encoding="utf-8") == "A card."
+
+
 def test_dtype_and_device(tmp_path):
     folder = random_lm(dtype=torch.bfloat16).save(tmp_path / "half")
+    assert hw.load(folder, device="cpu", dtype="auto").dtype == torch.bfloat16
     assert hw.load(folder, device="cpu").dtype == torch.float32
     assert hw.load(folder, device="cpu", dtype="bfloat16").dtype == torch.bfloat16
     assert hw.load(model=random_model("llama"), tokenizer=byte_tokenizer(), dtype="float64").dtype == torch.float64
@@ -59,6 +90,9 @@ def test_a_loaded_model_is_put_in_eval_mode():
         ({"name": "tiny", "model": 1}, "either a model name"),
         ({"model": random_model("llama", layers=1)}, "needs tokenizer"),
         ({"name": "x", "dtype": "int8"}, "Unknown dtype 'int8'"),
+        ({"name": "x", "device": "nonsense"}, "device 'nonsense' cannot be used"),
+        ({"name": "x", "device": "cuda:99"}, "device 'cuda:99' cannot be used"),
+        ({"model": "gpt2", "tokenizer": byte_tokenizer()}, "takes a loaded transformers model"),
     ],
 )
 def test_wrong_arguments(arguments, match):
@@ -73,10 +107,22 @@ def test_a_model_that_cannot_be_read(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ModelError, match="Could not load the model"):
         hw.load(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "hidden_size": "x"}')
+    with pytest.raises(ModelError, match="Could not load the model"):
+        hw.load(tmp_path)
     folder = random_lm(layers=1).save(tmp_path / "cut")
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(ModelError, match="Could not load the model"):
+        hw.load(folder)
+
+
+def test_missing_weights_are_named(tmp_path):
+    folder = random_lm(layers=2).save(tmp_path / "x")
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if "layers.1.mlp" not in name}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"lacks the weights model\.layers\.1\.mlp"):
         hw.load(folder)
 
 

@@ -124,6 +124,14 @@ def test_the_fingerprint_names_the_prompt():
     assert a.fingerprint == prompt_template(byte_tokenizer()).fingerprint != b.fingerprint
 
 
+@pytest.mark.parametrize("today", ["{{ strftime_now('%d %b %Y') }}", "{{ date_string }}"])
+def test_the_date_of_a_chat_template_stands_still(today):
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = today + "{{ messages[0].content }}"
+    header = prompt_template(tokenizer).header
+    assert tokenizer.decode(header) == "26 Jul 2024"
+
+
 def test_bad_input():
     with pytest.raises(InputError, match="Unknown template"):
         prompt_template(byte_tokenizer(), template="nonsense")

@@ -7,7 +7,7 @@ import pytest
 
 import headwater as hw
 from families import family_model
-from headwater.errors import ContextOverflowError, FormatError, HeadSetError, InputError, LocalHeadError
+from headwater.errors import ContextOverflowError, HeadSetError, InputError, LocalHeadError
 from headwater.headset import HeadSet
 from models import byte_tokenizer, random_lm
 from planted import PLANTED, planted_examples, planted_lm
@@ -153,9 +153,16 @@ def test_a_cache_that_cannot_be_written_is_only_a_warning(planted, tmp_path, cap
 
 
 def test_heads_from_a_file(planted, tmp_path, caplog):
-    path = HeadSet([PLANTED], provenance={"model": "another", "shape": [3, 4, 2]}).save(tmp_path / "x.json")
+    made = {"model": "another", "shape": [3, 4, 2], "fingerprint": "0"}
+    path = HeadSet([PLANTED], provenance=made).save(tmp_path / "x.json")
     assert hw.QRRetriever(planted, heads=path).heads.heads == [PLANTED]
-    assert "made for 'another'" in caplog.text
+    assert "made for other weights (another)" in caplog.text
+
+
+def test_heads_as_pairs_and_as_a_long_text(planted):
+    assert hw.QRRetriever(planted, heads=[PLANTED, (0, 1)]).heads.heads == [PLANTED, (0, 1)]
+    lm = random_lm(layers=40)
+    assert len(hw.QRRetriever(lm, heads=str(HeadSet(lm.anatomy.all_heads))).heads) == 320
 
 
 @pytest.mark.parametrize(
@@ -164,8 +171,11 @@ def test_heads_from_a_file(planted, tmp_path, caplog):
         (HeadSet([(0, 0)], provenance={"shape": [32, 32, 8]}), HeadSetError, "32 layers x 32 heads"),
         (HeadSet([(3, 0)]), HeadSetError, "3-0 is not in this model"),
         ("0-4", HeadSetError, "0-4 is not in this model"),
-        ("nonsense", HeadSetError, "is not a head"),
-        ("missing.json", FormatError, "Cannot read"),
+        ("0-1,2", HeadSetError, "is not a head"),
+        ("missing.yaml", HeadSetError, "not a head set file"),
+        ("x" * 5000, HeadSetError, "not a head set file"),
+        ([(0.5, 1)], HeadSetError, "whole numbers"),
+        ([3], HeadSetError, "whole numbers"),
     ],
 )
 def test_heads_that_do_not_fit(planted, heads, error, match):

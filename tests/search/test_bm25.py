@@ -8,7 +8,7 @@ import pytest
 
 from headwater.data.documents import Document
 from headwater.errors import InputError
-from headwater.search.bm25 import BM25, bm25_scores
+from headwater.search.bm25 import BM25
 
 DOCUMENTS = [
     "Algiers is the capital of Algeria",
@@ -38,7 +38,7 @@ def written_out(query: str, documents: list[str], k1: float, b: float) -> list[f
 @pytest.mark.parametrize(("k1", "b"), [(0.9, 0.4), (1.5, 0.75)])
 def test_scores_are_the_formula(k1: float, b: float) -> None:
     query = "the capital of Egypt, Paris"
-    np.testing.assert_allclose(bm25_scores(query, DOCUMENTS, k1, b), written_out(query, DOCUMENTS, k1, b), rtol=1e-5)
+    np.testing.assert_allclose(BM25(DOCUMENTS, k1, b).scores(query), written_out(query, DOCUMENTS, k1, b), rtol=1e-5)
 
 
 def test_search_is_best_first_with_ties_by_position() -> None:

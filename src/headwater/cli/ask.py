@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from headwater.cli import options
-from headwater.cli.console import emit, note, out
+from headwater.cli.console import clean, emit, note, out
 
 EXAMPLES = """
 Examples:
@@ -63,9 +63,10 @@ def ask(
             }
         )
         return
-    out.print(answer.text or "(the model gave no answer)", style="bold", markup=False)
+    out.print(clean(answer.text) or "(the model gave no answer)", style="bold", markup=False)
     for citation in answer.citations:
-        out.print(f"  “{citation.quote}”", markup=False)
-        out.print(f"  {citation.document_id}, characters {citation.start}-{citation.end}", style="dim", markup=False)
+        out.print(f"  “{clean(citation.quote)}”", markup=False)
+        where = f"{clean(citation.document_id)}, characters {citation.start}-{citation.end}"
+        out.print(f"  {where}", style="dim", markup=False)
     if not answer.supported:
         note("Not supported: these words stand in none of the passages read.")

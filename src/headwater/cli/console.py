@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shlex
+import sys
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -16,10 +19,20 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 
+def clean(text: str) -> str:
+    """Text of documents for a terminal: control characters, which could steer it, become a replacement mark."""
+    return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\ufffd" for c in text)
+
+
+def command_line() -> str:
+    """What was typed, to stand beside its results."""
+    return shlex.join(["headwater", *sys.argv[1:]])
+
+
 def note(text: str, quiet: bool = False) -> None:
     """One line on standard error."""
     if not quiet:
-        err.print(text, style="dim", markup=False, soft_wrap=True)
+        err.print(clean(text), style="dim", markup=False, soft_wrap=True)
 
 
 def emit(value: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from headwater.cli import options
-from headwater.cli.console import emit, note, out
+from headwater.cli.console import command_line, emit, note, out
 from headwater.cli.demo import stages
 
 app = typer.Typer(help="Run measured experiments.", no_args_is_help=True)
@@ -59,7 +59,7 @@ def run(
 
     settings = main_job.Settings(questions=questions, readings=questions, top_k=top_k, seed=seed)
     with stages(quiet) as stage:
-        summary = main_job.run(lm, output, settings, stage)
+        summary = main_job.run(lm, output, settings, stage, command_line())
     for each in page or []:
         fill_page(each, markdown(summary))
         note(f"Tables of {each} written.", quiet)

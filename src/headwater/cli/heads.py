@@ -10,6 +10,7 @@ import typer
 
 from headwater.cli import options
 from headwater.cli.console import emit, note, out, progress
+from headwater.errors import InputError
 
 if TYPE_CHECKING:
     from headwater.headset.headset import HeadSet
@@ -34,6 +35,13 @@ Examples:
 """
 
 
+class Method(str, Enum):
+    """The head detectors of `headwater.heads.DETECTORS`."""
+
+    query_focused = "query-focused"
+    random = "random"
+
+
 class Metric(str, Enum):
     """How a head is scored on an example."""
 
@@ -51,6 +59,9 @@ def find(
     top_k: Annotated[
         int | None, typer.Option("--top-k", "-k", min=1, help="Number of heads. Default: by size.")
     ] = None,
+    method: Annotated[
+        Method, typer.Option("--method", help="Heads that look at the gold documents, or the random control.")
+    ] = Method.query_focused,
     metric: Annotated[Metric, typer.Option("--metric", help="Attention mass on gold documents, or nDCG@10.")] = (
         Metric.mass
     ),
@@ -67,12 +78,15 @@ def find(
         from headwater.data.formats import read_examples
 
         given = read_examples(examples)
+    if output.is_dir():
+        raise InputError(f"--output {output} is a folder; name a file, such as {output / 'heads.json'}.")
     options.writable_folder(output.parent)
     lm = options.load_model(model, device, dtype, quiet)
-    from headwater.heads import QueryFocusedHeads
+    from headwater.heads import DETECTORS
     from headwater.heads.mass import MassSettings
 
-    detector = QueryFocusedHeads(top_k, seed, metric=metric.value, settings=MassSettings(template=template))
+    own = {"metric": metric.value, "settings": MassSettings(template=template)}
+    detector = DETECTORS[method.value](top_k=top_k, seed=seed, **(own if method is Method.query_focused else {}))
     with progress("finding heads", quiet) as step:
         found = detector.find(lm, given, progress=step)
     found.save(output)

@@ -11,7 +11,7 @@ import typer.core
 
 from headwater import __version__
 from headwater.cli import ask, demo, evaluate, heads, rank
-from headwater.cli.console import err
+from headwater.cli.console import clean, err
 from headwater.errors import HeadwaterError, InputError
 
 
@@ -26,7 +26,7 @@ class Group(typer.core.TyperGroup):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from None
         except (HeadwaterError, OSError) as error:
-            err.print(f"Error: {error}", style="red", markup=False, soft_wrap=True)
+            err.print(clean(f"Error: {error}"), style="red", markup=False, soft_wrap=True)
             raise typer.Exit(2 if isinstance(error, InputError) else 1) from None
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from headwater.cli import options
-from headwater.cli.console import emit, out
+from headwater.cli.console import clean, emit, note, out
 from headwater.errors import InputError
 
 EXAMPLES = """
@@ -40,9 +40,10 @@ def rank(
     elif sys.stdin.isatty():
         raise InputError("Give documents with --docs FOLDER, or one per line on standard input.")
     else:
-        from headwater.data.formats import parse_lines
+        from headwater.data.formats import decode, parse_lines
 
-        documents = parse_lines(sys.stdin.read())
+        said = decode(sys.stdin.buffer.read(), "standard input", lambda text: note(text, quiet))
+        documents = parse_lines(said)
     lm = options.load_model(model, device, dtype, quiet)
     ranker = options.load_ranker(lm, heads, template, quiet)
     ranking = ranker.rank(query, documents, top_k)
@@ -77,6 +78,7 @@ def rank(
     table.add_column("document", no_wrap=True)
     for place, ranked in enumerate(ranking, 1):
         shown = " · ".join(part for part in (ranked.document.title, " ".join(ranked.document.text.split())) if part)
+        shown = clean(shown)
         shown = shown if len(shown) <= room else f"{shown[: room - 1]}…"
-        table.add_row(str(place), f"{ranked.score:.4f}", Text(str(ranked.id or ranked.index)), Text(shown))
+        table.add_row(str(place), f"{ranked.score:.4f}", Text(clean(str(ranked.id or ranked.index))), Text(shown))
     out.print(table)

@@ -5,11 +5,41 @@ Plain strings are accepted wherever documents are, and become documents without 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from headwater.errors import InputError
+
+
+def check_text(text: object, what: str) -> str:
+    """A string that can be tokenised and written out.
+
+    Raises:
+        InputError: something else than a string, or half of a UTF-16 surrogate pair (broken decoding upstream).
+    """
+    if not isinstance(text, str):
+        raise InputError(f"{what} must be a string, got {type(text).__name__}.")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{what} holds half a character (a lone surrogate at {error.start}); decode it again from its bytes."
+        ) from None
+    return text
+
+
+def check_query(query: object) -> str:
+    """A query with something in it, without white space at its ends.
+
+    Raises:
+        InputError: something else than a string, a blank one, or one with a lone surrogate.
+    """
+    text = check_text(query, "The query").strip()
+    if not text:
+        raise InputError("The query is blank; give a question.")
+    return text
 
 
 @dataclass(frozen=True)
@@ -30,12 +60,10 @@ class Document:
 
     def __post_init__(self) -> None:
         """Refuse what would only fail later, inside a tokenizer."""
-        if not isinstance(self.text, str):
-            raise InputError(f"Document.text must be a string, got {type(self.text).__name__}.")
+        check_text(self.text, "Document.text")
         for name in ("id", "title"):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, str):
-                raise InputError(f"Document.{name} must be a string or None, got {type(value).__name__}.")
+            if getattr(self, name) is not None:
+                check_text(getattr(self, name), f"Document.{name}")
 
     @property
     def blank(self) -> bool:
@@ -86,8 +114,9 @@ class RankingExample:
 
     def __post_init__(self) -> None:
         """Normalise the documents once and check that every gold document is there."""
+        check_query(self.query)
         object.__setattr__(self, "documents", tuple(as_documents(self.documents)))
-        if isinstance(self.relevant, (str, int)):
+        if not isinstance(self.relevant, (Mapping, Sequence)) or isinstance(self.relevant, str):
             raise InputError("RankingExample.relevant must be a list of ids or indices, or a mapping to grades.")
         self.grades()
 
@@ -107,8 +136,12 @@ class RankingExample:
         for key, grade in graded:
             if isinstance(key, str):
                 places = by_id.get(key, [])
-            else:
+            elif isinstance(key, int) and not isinstance(key, bool):
                 places = [key] if 0 <= key < len(documents) else []
+            else:
+                raise InputError(f"Relevant documents are ids or 0-based indices, got {key!r}.")
+            if isinstance(grade, bool) or not isinstance(grade, (int, float)) or not math.isfinite(grade):
+                raise InputError(f"The grade of relevant document {key!r} must be a finite number, got {grade!r}.")
             if not places:
                 raise InputError(
                     f"Relevant document {key!r} of query {self.query!r} is not among its {len(documents)} documents."

@@ -110,6 +110,11 @@ def read_text(path: Path, note: Callable[[str], object] | None = None) -> str:
         raw = path.read_bytes()
     except OSError as error:
         raise InputError(f"Cannot read {path}: {error.strerror or error}.") from error
+    return decode(raw, str(path), note)
+
+
+def decode(raw: bytes, path: str, note: Callable[[str], object] | None = None) -> str:
+    """Bytes to text, as `read_text` does; `path` names them in errors and notes."""
     encoding = next((name for mark, name in _BOMS if raw.startswith(mark)), None)
     try:
         if encoding is not None:
@@ -131,7 +136,7 @@ def parse_lines(text: str, name: str = "standard input") -> list[Document]:
     Raises:
         FormatError: when nothing is left, a line is not what the first one was, or an id stands twice.
     """
-    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines:
         raise FormatError(f"{name} holds no documents; give one per line.")
     if not lines[0][1].startswith("{"):
@@ -205,7 +210,7 @@ def read_examples(path: str | Path) -> list[RankingExample]:
         known = {key: str(record[key]) for key in ("id", "group") if record.get(key) is not None}
         try:
             examples.append(RankingExample(record["query"], documents, record["relevant"], **known))
-        except (InputError, TypeError) as error:
+        except InputError as error:
             raise FormatError(f"{path}, line {line}: {error}") from error
     if not examples:
         raise FormatError(f"{path} holds no examples.")
@@ -245,10 +250,9 @@ def _jsonl(path: Path, notes: list[str]) -> Iterator[tuple[int, dict[str, Any]]]
 def _json_object(line: str, path: Path, number: int) -> dict[str, Any]:
     try:
         record = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise FormatError(
-            f"{path}, line {number}: not valid JSON ({getattr(error, 'msg', 'nested too deep')})."
-        ) from None
+    except (ValueError, RecursionError) as error:
+        reason = getattr(error, "msg", None) or ("nested too deep" if isinstance(error, RecursionError) else str(error))
+        raise FormatError(f"{path}, line {number}: not valid JSON ({reason}).") from None
     if not isinstance(record, dict):
         raise FormatError(f"{path}, line {number}: expected a JSON object, got {type(record).__name__}.")
     return record
@@ -266,7 +270,10 @@ def _json_document(record: object, default_id: str, path: Path, line: int) -> Do
     if isinstance(identifier, (dict, list, bool, float)):
         raise FormatError(f"{path}, line {line}: the id must be text or a whole number.")
     rest = {key: value for key, value in record.items() if key not in ("text", "title", "id", "_id")}
-    return Document(record["text"], default_id if identifier is None else str(identifier), title, rest)
+    try:
+        return Document(record["text"], default_id if identifier is None else str(identifier), title, rest)
+    except InputError as error:
+        raise FormatError(f"{path}, line {line}: {error}") from error
 
 
 def _title(text: str, path: Path) -> str:

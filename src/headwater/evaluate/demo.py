@@ -10,6 +10,7 @@ from headwater.data import world
 from headwater.data.documents import Document
 from headwater.evaluate.files import made_with
 from headwater.evaluate.main_job import ALL, QR, RANDOM, Progress, no_progress, summarise_ranking, summarise_reading
+from headwater.evaluate.metrics import require
 from headwater.evaluate.tasks import KEYWORDS, head_scorer, keyword_scorer, rank_questions, read_questions
 from headwater.heads import QueryFocusedHeads, RandomHeads
 from headwater.headset import HeadSet
@@ -41,6 +42,7 @@ def run(
     Raises:
         InputError: for more questions than the world has, or fewer than two.
     """
+    require()
     started = time.perf_counter()
     found_on = world.ranking_examples("development", EXAMPLES, CANDIDATES, seed=seed)
     found = QueryFocusedHeads(seed=seed).find(lm, found_on, progress=progress("finding heads"))

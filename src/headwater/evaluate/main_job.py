@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import headwater
 from headwater.data import world
 from headwater.data.documents import RankingExample
 from headwater.evaluate.files import Lines, made_with, same_run, write_json
-from headwater.evaluate.metrics import per_query
+from headwater.evaluate.metrics import per_query, require
 from headwater.evaluate.statistics import mean_interval, paired_difference
 from headwater.evaluate.tasks import KEYWORDS, Step, head_scorer, keyword_scorer, rank_questions, read_questions
 from headwater.heads import QueryFocusedHeads, RandomHeads
 from headwater.headset import HeadSet
+from headwater.prompt import prompt_template
 from headwater.search.bm25 import K1, B
 
 if TYPE_CHECKING:
@@ -65,7 +67,11 @@ def no_progress(_: str) -> Step:
 
 
 def run(
-    lm: LanguageModel, output: str | Path, settings: Settings = Settings(), progress: Progress = no_progress
+    lm: LanguageModel,
+    output: str | Path,
+    settings: Settings = Settings(),
+    progress: Progress = no_progress,
+    command: str = "headwater eval run --suite main",
 ) -> dict[str, Any]:
     """Run the experiment, or what is left of it.
 
@@ -74,6 +80,7 @@ def run(
         output: folder for config.json, heads-*.json, ranking.jsonl, reading.jsonl and summary.json.
         settings: sizes and seed.
         progress: called with a label, gives a function of (done, total).
+        command: written into the summary.
 
     Returns:
         The summary.
@@ -81,8 +88,17 @@ def run(
     Raises:
         InputError: when the folder holds a run of another configuration, or numbers that the world cannot meet.
     """
+    require()
     folder = Path(output)
-    config = {"suite": "main", "model": lm.name, "fingerprint": lm.fingerprint, **asdict(settings)}
+    config = {
+        "suite": "main",
+        "model": lm.name,
+        "fingerprint": lm.fingerprint,
+        "dtype": str(lm.dtype),
+        "prompts": [prompt_template(lm.tokenizer, instruction=kind).fingerprint for kind in ("rank", "answer")],
+        "headwater": headwater.__version__,
+        **asdict(settings),
+    }
     same_run(folder / "config.json", config)
     sets = head_sets(lm, folder, settings, progress)
     examples = world.ranking_examples("held_out", settings.questions, settings.candidates, seed=settings.seed)

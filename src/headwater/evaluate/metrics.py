@@ -16,6 +16,21 @@ MEASURES = ("nDCG@10", "R@1", "R@5", "RR")
 Qrels = Mapping[str, Mapping[str, int]]
 
 
+def require() -> None:
+    """Check that the packages of the extra [eval] are there, before any work is done that needs them at its end.
+
+    Raises:
+        MissingExtraError: names the extra and the command that installs it.
+    """
+    try:
+        import ir_measures  # noqa: F401
+        import scipy.stats  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(
+            f"Measuring needs {error.name}, which the extra [eval] brings: pip install 'headwater[eval]'."
+        ) from error
+
+
 def per_query(
     qrels: Qrels, rankings: Mapping[str, Sequence[str]], measures: Sequence[str] = MEASURES
 ) -> dict[str, dict[str, float]]:
@@ -33,12 +48,9 @@ def per_query(
         InputError: for a ranking with a repeated id, an unjudged query, or an unknown measure.
         MissingExtraError: when ir_measures is not installed.
     """
-    try:
-        import ir_measures
-    except ImportError as error:
-        raise MissingExtraError(
-            "Metrics need ir-measures, which the extra [eval] brings: pip install 'headwater[eval]'."
-        ) from error
+    require()
+    import ir_measures
+
     stray = set(rankings) - set(qrels)
     if stray:
         raise InputError(f"There are rankings without judgements, the first for query {min(stray)!r}.")

@@ -157,7 +157,7 @@ def _looked_at(item: Json) -> str:
 def _place(entry: Json) -> str:
     kind = ' class="gold"' if entry["gold"] else ""
     return (
-        f'<li{kind}><span class="n">{entry["rank"]}</span><span>{_text(entry["title"])} '
+        f'<li{kind}><span class="n">{entry["rank"]}</span><span>{_text(entry["title"] or "")} '
         f'<span class="s">{_text(entry["text"])}</span></span></li>'
     )
 
@@ -181,7 +181,7 @@ def _made(made: Json) -> str:
     )
     return (
         "<h2>How it was made</h2><p>Documents: sections of the CIA World Factbook (public domain, CC0). Everything on "
-        "this page was computed by one command on this machine, without a network; result.json beside it holds the "
+        "this page was computed by one command on this machine; result.json beside it holds the "
         f"same numbers.</p><div class='scroll'><table>{rows}</table></div>"
     )
 

@@ -31,6 +31,8 @@ def head_scorer(lm: LanguageModel, sets: Mapping[str, HeadSet]) -> Scorer:
     def score(query: str, documents: Sequence[Document]) -> dict[str, np.ndarray]:
         backwards = range(len(documents))[::-1]
         mass = PreparedDocuments(lm, documents, lm.anatomy.all_heads, MassSettings(), backwards).mass(query)
+        for heads in sets.values():
+            mass.require_global(heads.heads)
         return {name: mass.combined(heads.heads).cpu().numpy() for name, heads in sets.items()}
 
     return score

@@ -6,7 +6,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ import transformers
 import headwater
 from headwater.data import world
 from headwater.data.documents import Document, RankingExample
+from headwater.errors import HeadSetError
 from headwater.headset import HeadScores, HeadSet
 from headwater.model.anatomy import Anatomy
 from headwater.model.lm import LanguageModel
@@ -53,7 +54,7 @@ class Detector(ABC):
     """
 
     top_k: int | None = None
-    seed: int = 0
+    seed: int = field(default=0, kw_only=True)
 
     @abstractmethod
     def score(
@@ -70,9 +71,16 @@ class Detector(ABC):
     def find(
         self, lm: LanguageModel, examples: Sequence[RankingExample] | None = None, progress: Progress | None = None
     ) -> HeadSet:
-        """Score every head and keep the best `top_k`, best first."""
-        scores = self.score(lm, examples, progress)
-        return scores.top(self.top_k or default_top_k(lm.anatomy))
+        """Score every head and keep the best `top_k`, best first.
+
+        Raises:
+            HeadSetError: `top_k` is not between 1 and the number of heads of the model, or fewer heads got a score.
+        """
+        total = len(lm.anatomy.all_heads)
+        wanted = default_top_k(lm.anatomy) if self.top_k is None else self.top_k
+        if not 1 <= wanted <= total:
+            raise HeadSetError(f"top_k must be between 1 and the {total} heads of {lm.name!r}, got {wanted}.")
+        return self.score(lm, examples, progress).top(wanted)
 
     def _provenance(self, lm: LanguageModel, examples: Sequence[RankingExample], **more: Any) -> dict[str, Any]:
         anatomy = lm.anatomy

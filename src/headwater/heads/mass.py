@@ -15,7 +15,7 @@ from functools import cached_property
 import torch
 
 from headwater.data.documents import Document
-from headwater.errors import InputError
+from headwater.errors import InputError, LocalHeadError
 from headwater.headset import Head
 from headwater.instrument.prefix import SharedPrefix
 from headwater.model.lm import LanguageModel
@@ -83,6 +83,20 @@ class TokenMass:
     place: list[int | None]
     outlier_filter: bool
     local: list[Head]
+
+    def require_global(self, heads: Sequence[Head]) -> None:
+        """Refuse heads that could not see the whole prompt.
+
+        Raises:
+            LocalHeadError: names the first of them.
+        """
+        blind = [f"{layer}-{head}" for layer, head in heads if (layer, head) in self.local]
+        if blind:
+            raise LocalHeadError(
+                f"Head {', '.join(blind[:4])} sees only a sliding window shorter than this prompt, so the first "
+                "documents would get nothing: give fewer documents, heads of full-attention layers, or (in Python) "
+                "allow_local=True."
+            )
 
     def per_head(self) -> torch.Tensor:
         """Score of each document by each head alone: fp32 `[heads, documents]`, -inf for blank documents."""

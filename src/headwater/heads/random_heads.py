@@ -22,6 +22,8 @@ class RandomHeads(Detector):
         seed: of the draw.
     """
 
+    seed: int = 0
+
     def score(
         self, lm: LanguageModel, examples: Sequence[RankingExample] | None = None, progress: Progress | None = None
     ) -> HeadScores:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,31 @@ from headwater.atomic import write_text
 from headwater.errors import FormatError, HeadSetError
 
 Head = tuple[int, int]
+HeadsLike = Iterable[Sequence[int]]
 SCHEMA_VERSION = 1
+
+
+def as_heads(heads: HeadSet | HeadsLike) -> list[Head]:
+    """A head set, or any list of (layer, head) pairs, as a list of pairs.
+
+    Raises:
+        HeadSetError: an element that is not a pair of whole numbers.
+    """
+    if isinstance(heads, HeadSet):
+        return list(heads.heads)
+    if isinstance(heads, (str, bytes)):
+        raise HeadSetError(
+            f"Expected (layer, head) pairs, got the text {heads!r}; headwater.headset.parse_heads reads text."
+        )
+    out = []
+    try:
+        for layer, head in heads:
+            out.append((index(layer), index(head)))
+    except (TypeError, ValueError) as error:
+        raise HeadSetError(
+            "Heads are (layer, head) pairs of whole numbers, for example [(13, 18), (13, 21)]."
+        ) from error
+    return out
 
 
 def parse_heads(text: str) -> list[Head]:
@@ -60,7 +85,7 @@ class HeadScores:
         flat = np.asarray(self.scores, dtype=float).ravel()
         scored = int(np.isfinite(flat).sum())
         if not 1 <= k <= scored:
-            raise HeadSetError(f"Cannot take {k} heads: choose between 1 and the {scored} that have a score.")
+            raise HeadSetError(f"Cannot take {k} heads: {scored} of the model's {self.scores.size} have a score.")
         order = np.argsort(-np.where(np.isfinite(flat), flat, -np.inf), kind="stable")[:k]
         width = self.scores.shape[1]
         return HeadSet(
@@ -68,7 +93,7 @@ class HeadScores:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HeadSet:
     """An ordered list of query heads of one model.
 
@@ -86,7 +111,7 @@ class HeadSet:
 
     def __post_init__(self) -> None:
         """Check shape and uniqueness once."""
-        heads = [(int(layer), int(head)) for layer, head in self.heads]
+        heads = as_heads(self.heads)
         if not heads:
             raise HeadSetError("A head set needs at least one head.")
         repeated = next((head for i, head in enumerate(heads) if head in heads[:i]), None)
@@ -107,6 +132,20 @@ class HeadSet:
                 raise HeadSetError(f"Head {outside[0]}-{outside[1]} lies outside its scores of shape {scores.shape}.")
             object.__setattr__(self, "scores", scores)
         object.__setattr__(self, "heads", heads)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether heads, coefficients, scores and provenance are the same."""
+        if not isinstance(other, HeadSet):
+            return NotImplemented
+        mine, theirs = self.scores, other.scores
+        if mine is None or theirs is None:
+            same = mine is theirs
+        else:
+            same = np.array_equal(mine, theirs, equal_nan=True)
+        rest = (self.heads, self.coefficients, self.provenance) == (other.heads, other.coefficients, other.provenance)
+        return same and rest
+
+    __hash__ = None  # type: ignore[assignment]
 
     def __len__(self) -> int:
         """Number of heads."""
@@ -175,8 +214,13 @@ class HeadSet:
         try:
             scores = record["scores"]
             array = None if scores is None else np.array([[np.nan if v is None else v for v in row] for row in scores])
-            heads = [(int(layer), int(head)) for layer, head in record["heads"]]
-            return cls(heads, record["coefficients"], array, dict(record["provenance"]))
+            provenance = dict(record["provenance"])
+            shape = provenance.get("shape")
+            if shape is not None and not (len(shape) == 3 and all(isinstance(n, int) for n in shape)):
+                raise FormatError(f"{source} is a damaged head set: its 'shape' is {shape!r}, not three numbers.")
+            return cls(record["heads"], record["coefficients"], array, provenance)
+        except FormatError:
+            raise
         except HeadSetError as error:
             raise HeadSetError(f"{source}: {error}") from error
         except (KeyError, TypeError, ValueError) as error:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers.pytorch_utils import Conv1D
 
-from headwater.errors import HeadSetError, InputError, ModelError
+from headwater.errors import HeadSetError, ModelError
 from headwater.headset import HeadSet
 from headwater.instrument.outputs import coefficients_of
 from headwater.instrument.rows import by_layer
@@ -92,18 +92,3 @@ def _slices(lm: LanguageModel, heads: HeadSet, factors: list[float]) -> Iterator
         for place, head in members:
             part = slice(head * size, (head + 1) * size)
             yield weight, (slice(None), part) if columns else part, factors[place]
-
-
-def folded(lm: LanguageModel) -> HeadSet | None:
-    """The heads and coefficients a model was folded with, read from its configuration; None if it was not.
-
-    Raises:
-        InputError: the mark in the configuration is damaged.
-    """
-    mark = getattr(unwrapped(lm.model).config, _MARK, None)
-    if mark is None:
-        return None
-    try:
-        return HeadSet([(int(layer), int(head)) for layer, head in mark["heads"]], mark["coefficients"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"The configuration's {_MARK!r} is damaged: {error!r}.") from error

@@ -9,9 +9,12 @@ extra keyword of the model's forward, together with the stock kernel, and withou
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -24,6 +27,7 @@ from headwater.model.lm import LanguageModel
 
 Kernel = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
 _KEYWORD = "headwater_handler"
+_PREFIX = "headwater_"
 _MASKS = {"sdpa": sdpa_mask, "eager": eager_mask}
 
 
@@ -69,8 +73,8 @@ def _register(stock: str) -> None:
             return kernel(module, query, key, value, attention_mask, **kwargs)
         return handler(kernel, module, query, key, value, attention_mask, **kwargs)
 
-    AttentionInterface.register(f"headwater_{stock}", attention)
-    AttentionMaskInterface.register(f"headwater_{stock}", _MASKS[stock])
+    AttentionInterface.register(f"{_PREFIX}{stock}", attention)
+    AttentionMaskInterface.register(f"{_PREFIX}{stock}", _MASKS[stock])
 
 
 def _kernel(stock: str, module: torch.nn.Module) -> Kernel:
@@ -88,33 +92,72 @@ for _stock in _MASKS:
     _register(_stock)
 
 
+_owners: WeakKeyDictionary[torch.nn.Module, tuple[int, int]] = WeakKeyDictionary()
+_lock = threading.Lock()
+
+
 @contextmanager
 def routed(lm: LanguageModel, handler: Handler) -> Iterator[None]:
     """Send every attention call of `lm.model` through `handler` inside the block.
 
-    A `StopForward` raised by the handler ends the block quietly. On leaving, also on an exception, the model has its
-    own attention implementation back and no hook of ours.
+    Blocks nest: the inner handler gets the outer one as its kernel. A `StopForward` raised by the handler ends the
+    block quietly. On leaving, also on an exception, the model has its own attention implementation back and no hook of
+    ours.
 
     Raises:
-        ModelError: the model uses an attention implementation that headwater does not stand in for.
+        ModelError: the model uses an attention implementation that headwater does not stand in for, or another thread
+            is inside such a block on the same model.
     """
-    model = unwrapped(lm.model)
-    stock = model.config._attn_implementation
+    model, stack = unwrapped(lm.model), decoder(lm.model)
+    before = model.config._attn_implementation
+    stock = before.removeprefix(_PREFIX) if isinstance(before, str) else before
     if stock not in _MASKS:
         raise ModelError(
             f"The model {lm.name!r} runs on the attention implementation {stock!r}; headwater reads rows through "
-            f"{' and '.join(_MASKS)}. Load it with attn_implementation='sdpa'."
+            f"{' and '.join(_MASKS)}: call lm.model.set_attn_implementation('sdpa') first."
         )
 
     def inject(module: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        return args, {**kwargs, _KEYWORD: handler}
+        outer = kwargs.get(_KEYWORD)
+        return args, {**kwargs, _KEYWORD: handler if outer is None else _nested(handler, outer)}
 
-    hook = decoder(lm.model).register_forward_pre_hook(inject, with_kwargs=True)
-    model.set_attn_implementation(f"headwater_{stock}")
+    _enter(stack, lm.name)
+    hook = None
     try:
+        hook = stack.register_forward_pre_hook(inject, with_kwargs=True)
+        if before == stock:
+            model.set_attn_implementation(f"{_PREFIX}{stock}")
         yield
     except StopForward:
         pass
     finally:
-        hook.remove()
-        model.set_attn_implementation(stock)
+        if hook is not None:
+            hook.remove()
+        if before == stock:
+            model.set_attn_implementation(stock)
+        _leave(stack)
+
+
+def _nested(inner: Handler, outer: Handler) -> Handler:
+    """A handler whose kernel is another handler."""
+
+    def handle(kernel: Kernel, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return inner(partial(outer, kernel), *args, **kwargs)
+
+    return handle
+
+
+def _enter(stack: torch.nn.Module, name: str) -> None:
+    """Note which thread is inside a block on this model; handlers of two threads would read each other's calls."""
+    with _lock:
+        thread, depth = _owners.get(stack, (threading.get_ident(), 0))
+        if thread != threading.get_ident():
+            raise ModelError(f"Another thread is reading attention of {name!r}; load one model per thread.")
+        _owners[stack] = (thread, depth + 1)
+
+
+def _leave(stack: torch.nn.Module) -> None:
+    with _lock:
+        thread, depth = _owners.pop(stack)
+        if depth > 1:
+            _owners[stack] = (thread, depth - 1)

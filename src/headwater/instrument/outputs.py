@@ -7,14 +7,14 @@ queries need nothing special. Everything here is a pre-hook on those projections
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 import torch
 
 from headwater.errors import InputError
-from headwater.headset import HeadSet
+from headwater.headset import Head, HeadSet, HeadsLike, as_heads
 from headwater.instrument.interface import Kernel, routed
 from headwater.instrument.rows import Logits, by_layer, visible_keys
 from headwater.model.anatomy import decoder, output_projections
@@ -28,9 +28,7 @@ Edit = Callable[[torch.Tensor, list[int]], torch.Tensor]
 
 
 @contextmanager
-def _edited(
-    lm: LanguageModel, heads: Iterable[Sequence[int]], edits: Callable[[int, list[int]], Edit]
-) -> Iterator[None]:
+def _edited(lm: LanguageModel, heads: HeadsLike, edits: Callable[[int, list[int]], Edit]) -> Iterator[None]:
     """Pass the inputs of the output projections through `edits(layer, places)`.
 
     An edit gets the chosen heads' outputs `[batch, positions, chosen heads, d_v]` and gives new ones.
@@ -56,7 +54,7 @@ def _edited(
 def scaled(lm: LanguageModel, heads: HeadSet) -> Iterator[None]:
     """Multiply each head's output by its coefficient while the model runs: what `fold` writes into the weights.
 
-    Products are taken in fp32 and cast back (PEAR, arXiv 2409.19745; pear.md 3.6).
+    Products are taken in fp32 (fp64 for an fp64 model) and cast back (PEAR, arXiv 2409.19745; pear.md 3.6).
 
     Raises:
         InputError: the set has no coefficients.
@@ -65,8 +63,9 @@ def scaled(lm: LanguageModel, heads: HeadSet) -> Iterator[None]:
     coefficients = coefficients_of(heads)
 
     def edits(layer: int, places: list[int]) -> Edit:
-        factors = torch.tensor([coefficients[place] for place in places], device=lm.device)[:, None]
-        return lambda outputs, _: outputs.to(torch.promote_types(outputs.dtype, torch.float32)) * factors
+        precise = torch.promote_types(lm.dtype, torch.float32)
+        factors = torch.tensor([coefficients[place] for place in places], device=lm.device, dtype=precise)[:, None]
+        return lambda outputs, _: outputs.to(precise) * factors
 
     with _edited(lm, heads.heads, edits):
         yield
@@ -82,7 +81,7 @@ def coefficients_of(heads: HeadSet) -> list[float]:
 @contextmanager
 def ablated(
     lm: LanguageModel,
-    heads: HeadSet | Iterable[Sequence[int]],
+    heads: HeadSet | HeadsLike,
     mode: Mode = "zero",
     phase: Phase = "all",
     reference: Sequence[str] | None = None,
@@ -111,7 +110,7 @@ def ablated(
         raise InputError(f"Unknown phase {phase!r}; use one of {', '.join(PHASES)}.")
     if (reference is not None) != (mode == "reference_mean"):
         raise InputError("mode='reference_mean' needs reference texts, and no other mode takes them.")
-    chosen = [(int(layer), int(head)) for layer, head in (heads.heads if isinstance(heads, HeadSet) else heads)]
+    chosen = as_heads(heads)
     if not chosen:
         yield
         return
@@ -171,7 +170,7 @@ class _RunningMean:
 
 
 @torch.no_grad()
-def reference_means(lm: LanguageModel, heads: Sequence[Sequence[int]], texts: Sequence[str]) -> torch.Tensor:
+def reference_means(lm: LanguageModel, heads: Sequence[Head], texts: Sequence[str]) -> torch.Tensor:
     """Mean output of heads over all tokens of some texts: fp32 `[heads, d_v]`, each text run on its own.
 
     Raises:
@@ -207,7 +206,7 @@ def reference_means(lm: LanguageModel, heads: Sequence[Sequence[int]], texts: Se
 class _Uniform:
     """Attention handler: chosen heads average the values they may see; a sink keeps its share."""
 
-    def __init__(self, lm: LanguageModel, heads: Sequence[Sequence[int]], phase: str) -> None:
+    def __init__(self, lm: LanguageModel, heads: Sequence[Head], phase: str) -> None:
         self._layers = by_layer(heads, lm.anatomy)
         self._phase = phase
 

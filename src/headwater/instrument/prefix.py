@@ -7,12 +7,13 @@ puts the kept keys and values in front of the tail's own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from headwater.errors import ContextOverflowError, InputError, ModelError
+from headwater.headset import HeadSet, HeadsLike
 from headwater.instrument.interface import Kernel, StopForward, routed
 from headwater.instrument.rows import Logits, by_layer, row_blocks
 from headwater.model.anatomy import decoder, unwrapped
@@ -35,7 +36,7 @@ class SharedPrefix:
         ContextOverflowError: the prefix alone is longer than the model can read.
     """
 
-    def __init__(self, lm: LanguageModel, ids: Sequence[int], heads: Iterable[Sequence[int]]) -> None:
+    def __init__(self, lm: LanguageModel, ids: Sequence[int], heads: HeadSet | HeadsLike) -> None:
         """Prefill the prefix."""
         if not ids:
             raise InputError("The prefix is empty; it holds at least the begin token and one document.")

@@ -14,15 +14,15 @@ from typing import Any
 import torch
 
 from headwater.errors import HeadSetError, InputError, NonFiniteAttentionError
+from headwater.headset import Head, HeadSet, HeadsLike, as_heads
 from headwater.instrument.interface import Kernel, StopForward, routed
 from headwater.model.anatomy import Anatomy
 from headwater.model.lm import LanguageModel
 
-Head = tuple[int, int]
 _ROW_SUM_TOLERANCE = 1e-3
 
 
-def by_layer(heads: Iterable[Sequence[int]], anatomy: Anatomy) -> dict[int, list[tuple[int, int]]]:
+def by_layer(heads: HeadSet | HeadsLike, anatomy: Anatomy) -> dict[int, list[tuple[int, int]]]:
     """Group heads by layer: `{layer: [(place in the list, head), ...]}`.
 
     Raises:
@@ -30,7 +30,7 @@ def by_layer(heads: Iterable[Sequence[int]], anatomy: Anatomy) -> dict[int, list
     """
     grouped: dict[int, list[tuple[int, int]]] = {}
     seen: set[Head] = set()
-    for place, (layer, head) in enumerate(heads):
+    for place, (layer, head) in enumerate(as_heads(heads)):
         if not (0 <= layer < anatomy.num_layers and 0 <= head < anatomy.num_heads):
             raise HeadSetError(
                 f"Head {layer}-{head} is not in this model: it has layers 0 to {anatomy.num_layers - 1} "
@@ -162,9 +162,9 @@ class Captured:
     It is the handler of the forward as well (`headwater.instrument.interface.Handler`).
     """
 
-    def __init__(self, anatomy: Anatomy, heads: Iterable[Sequence[int]], rows: Iterable[int], stop_early: bool) -> None:
+    def __init__(self, anatomy: Anatomy, heads: HeadSet | HeadsLike, rows: Iterable[int], stop_early: bool) -> None:
         """Check heads and positions before any forward runs."""
-        self.heads: list[Head] = [(int(layer), int(head)) for layer, head in heads]
+        self.heads = as_heads(heads)
         self.positions = [int(row) for row in rows]
         if not self.positions:
             raise InputError("The list of rows is empty; give at least one query position, for example rows=[-1].")
@@ -228,7 +228,7 @@ class Captured:
 
 @contextmanager
 def capture(
-    lm: LanguageModel, heads: Iterable[Sequence[int]], rows: Iterable[int], stop_early: bool = True
+    lm: LanguageModel, heads: HeadSet | HeadsLike, rows: Iterable[int], stop_early: bool = True
 ) -> Iterator[Captured]:
     """Read attention rows of `heads` at query positions `rows` while the model runs.
 
@@ -239,7 +239,7 @@ def capture(
 
     Args:
         lm: a loaded model.
-        heads: (layer, head) pairs, 0-based; the order is the order of the result.
+        heads: a `HeadSet` or (layer, head) pairs, 0-based; the order is the order of the result.
         rows: query positions of the forward; negative ones count from its end.
         stop_early: leave the forward after the last layer that holds a chosen head. The block ends there: statements
             after the call are not reached. False runs the whole model and returns its output.

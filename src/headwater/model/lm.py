@@ -8,12 +8,12 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from headwater.atomic import write_text
 from headwater.errors import InputError, ModelError
 from headwater.model.anatomy import Anatomy, read_anatomy, unwrapped
 
@@ -33,6 +33,8 @@ class LanguageModel:
         name: what the user called it: "tiny", a hub id or a path.
         anatomy: layers, heads and where they are.
         revision: commit of a hub model, where known.
+        stored_dtype: floating type of the checkpoint it was read from; `save` writes that one again.
+        card: text of the model card (README.md) beside that checkpoint, or None.
     """
 
     model: Any
@@ -40,6 +42,8 @@ class LanguageModel:
     name: str
     anatomy: Anatomy
     revision: str | None = None
+    stored_dtype: torch.dtype | None = None
+    card: str | None = None
 
     @property
     def device(self) -> torch.device:
@@ -56,25 +60,31 @@ class LanguageModel:
         """Positions the model was configured for."""
         return self.anatomy.max_length
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """Sixteen hex digits that change with the architecture or the weights (a strided sample of every tensor)."""
+        """Sixteen hex digits that change with the architecture or the weights (a fixed random sample of every tensor).
+
+        Read afresh each time, so that it follows `hw.fold` and any other change of the weights.
+        """
         config = unwrapped(self.model).config.to_diff_dict()
         for volatile in ("transformers_version", "_name_or_path", "dtype"):
             config.pop(volatile, None)
         digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
         for name, tensor in sorted(self.model.named_parameters()):
             flat = tensor.detach().reshape(-1)
-            sample = flat[:: max(1, flat.numel() // _SAMPLE)].to("cpu", torch.bfloat16)
+            if flat.numel() > _SAMPLE:
+                places = torch.randint(flat.numel(), (_SAMPLE,), generator=torch.Generator().manual_seed(flat.numel()))
+                flat = flat[places.to(flat.device)]
+            sample = flat.to("cpu", torch.bfloat16)
             digest.update(f"{name}{tuple(tensor.shape)}".encode())
             digest.update(sample.view(torch.int16).numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def save(self, folder: str | Path) -> Path:
-        """Write an ordinary checkpoint: the same keys, shapes and dtypes, safetensors, with the tokenizer.
+        """Write an ordinary checkpoint: the same keys, shapes and dtypes, safetensors, with tokenizer and card.
 
         Args:
-            folder: created if missing; a folder that holds other files than a checkpoint's is left to the caller.
+            folder: created if missing.
 
         Returns:
             The folder.
@@ -83,9 +93,26 @@ class LanguageModel:
         if target.exists() and not target.is_dir():
             raise InputError(f"Cannot save to {target}: it is a file, give a folder.")
         target.mkdir(parents=True, exist_ok=True)
-        self.model.save_pretrained(target)
-        self.tokenizer.save_pretrained(target)
+        with _quiet_progress():
+            self._save_model(target)
+            self.tokenizer.save_pretrained(target)
+        if self.card is not None:
+            write_text(target / "README.md", self.card)
         return target
+
+    def _save_model(self, target: Path) -> None:
+        """Write the weights in the dtype they were stored in, whatever the model runs in."""
+        if self.stored_dtype in (None, self.dtype) or unwrapped(self.model) is not self.model:
+            self.model.save_pretrained(target)
+            return
+        state = {
+            name: tensor.to(self.stored_dtype) if tensor.is_floating_point() else tensor
+            for name, tensor in self.model.state_dict().items()
+        }
+        self.model.save_pretrained(target, state_dict=state)
+        config = json.loads((target / "config.json").read_text(encoding="utf-8"))
+        config["dtype"] = str(self.stored_dtype).removeprefix("torch.")
+        write_text(target / "config.json", json.dumps(config, indent=2) + "\n")
 
 
 def load(
@@ -105,7 +132,8 @@ def load(
         model: a loaded transformers model or peft wrapper, instead of `name`; needs `tokenizer`.
         tokenizer: overrides the checkpoint's tokenizer, or comes with `model`.
         device: default: "cuda" where there is one, else "cpu" (a loaded `model` stays where it is).
-        dtype: default: float32 on a CPU, the checkpoint's own elsewhere (a loaded `model` keeps its own).
+        dtype: "auto" is the checkpoint's own. Default: float32 on a CPU, the checkpoint's own elsewhere (a loaded
+            `model` keeps its own).
         revision: branch, tag or commit of a hub model.
         trust_remote_code: run code from the model's repository; off unless you say so.
 
@@ -113,56 +141,80 @@ def load(
         The model in eval mode with its tokenizer and anatomy.
 
     Raises:
-        InputError: neither or both of `name` and `model`, a missing tokenizer, an unknown dtype.
-        ModelError: the checkpoint cannot be read, or the architecture is not supported.
+        InputError: neither or both of `name` and `model`, a missing tokenizer, an unknown dtype or device.
+        ModelError: the checkpoint cannot be read or lacks weights, or the architecture is not supported.
     """
     if (name is None) == (model is None):
         raise InputError("Give either a model name (headwater.load('tiny')) or model= with tokenizer=, not both.")
-    resolved = _dtype(dtype)
     if model is not None:
-        if tokenizer is None:
-            raise InputError("headwater.load(model=...) needs tokenizer= as well.")
-        if device is not None or resolved is not None:
-            model = model.to(device=device, dtype=resolved)
-        label = str(getattr(unwrapped(model).config, "_name_or_path", "") or type(unwrapped(model)).__name__)
-        return LanguageModel(model.eval(), tokenizer, label, read_anatomy(model), revision)
-    target = (
-        torch.device(device) if device is not None else torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    )
-    if resolved is None and target.type == "cpu":
-        resolved = torch.float32
+        return _wrap(model, tokenizer, device, dtype, revision)
+    target = _device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
+    wanted = torch.float32 if dtype is None and target.type == "cpu" else _dtype(dtype)
     source = str(TINY) if name == "tiny" else str(name)
     if name == "tiny" and not (TINY / "config.json").is_file():
         raise ModelError("The embedded model is not in this installation; build it with `make tiny`.")
-    loaded, own = _from_pretrained(source, resolved, revision, trust_remote_code, tokenizer is None)
-    commit = getattr(loaded.config, "_commit_hash", None)
-    wrapped = loaded.to(target).eval()
-    return LanguageModel(wrapped, tokenizer or own, str(name), read_anatomy(wrapped), commit or revision)
+    loaded, own, stored = _from_pretrained(source, wanted, revision, trust_remote_code, tokenizer is None)
+    anatomy = read_anatomy(loaded)
+    card = Path(source) / "README.md"
+    return LanguageModel(
+        loaded.to(target).eval(),
+        tokenizer or own,
+        str(name),
+        anatomy,
+        getattr(loaded.config, "_commit_hash", None) or revision,
+        stored,
+        card.read_text(encoding="utf-8") if card.is_file() else None,
+    )
+
+
+def _wrap(
+    model: Any,
+    tokenizer: Any,
+    device: str | torch.device | None,
+    dtype: str | torch.dtype | None,
+    revision: str | None,
+) -> LanguageModel:
+    """Wrap a loaded model."""
+    if tokenizer is None:
+        raise InputError("headwater.load(model=...) needs tokenizer= as well.")
+    if not isinstance(model, torch.nn.Module) or not hasattr(unwrapped(model), "config"):
+        raise InputError(f"model= takes a loaded transformers model, got {type(model).__name__}; names go first.")
+    anatomy = read_anatomy(model)
+    moved = model.to(device=None if device is None else _device(device), dtype=_dtype(dtype)).eval()
+    label = str(getattr(unwrapped(model).config, "_name_or_path", "") or type(unwrapped(model)).__name__)
+    return LanguageModel(moved, tokenizer, label, anatomy, revision)
 
 
 def _from_pretrained(
     source: str, dtype: torch.dtype | None, revision: str | None, trust_remote_code: bool, with_tokenizer: bool
-) -> tuple[Any, Any]:
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+) -> tuple[Any, Any, torch.dtype | None]:
+    """Model, tokenizer, and the dtype that the checkpoint says it is stored in."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    common = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
+    common: dict[str, Any] = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
     try:
-        with _quiet_loading():
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype or "auto", use_safetensors=True, **common)
+        with _quiet_progress():
+            stored = getattr(AutoConfig.from_pretrained(source, **common), "dtype", None)
+            model, found = AutoModelForCausalLM.from_pretrained(
+                source, dtype=dtype or "auto", use_safetensors=True, output_loading_info=True, **common
+            )
             tokenizer = AutoTokenizer.from_pretrained(source, **common) if with_tokenizer else None
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # transformers, safetensors and the hub client raise a dozen unrelated types here
         reason = " ".join(str(error).split())[:400]
         raise ModelError(
             f"Could not load the model {source!r}: give 'tiny', a checkpoint folder or a hub id that can be reached. "
             f"Reason: {reason}"
         ) from error
-    return model, tokenizer
+    missing = sorted(found["missing_keys"])
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise ModelError(f"The checkpoint {source!r} lacks the weights {', '.join(missing[:3])}{more}.")
+    return model, tokenizer, stored if isinstance(stored, torch.dtype) else None
 
 
 @contextmanager
-def _quiet_loading() -> Iterator[None]:
-    """No weight-loading progress bar of transformers: ours is the only one on the terminal."""
+def _quiet_progress() -> Iterator[None]:
+    """No progress bar of transformers: ours is the only one on the terminal."""
     from transformers.utils import logging as transformers_logging
 
     shown = transformers_logging.is_progress_bar_enabled()
@@ -180,4 +232,13 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     found = getattr(torch, dtype, None)
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise InputError(f"Unknown dtype {dtype!r}; use float32, bfloat16, float16 or auto.")
+    return found
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise InputError(f"The device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
     return found

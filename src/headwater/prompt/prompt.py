@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from headwater.data.documents import Document
+from headwater.data.documents import Document, check_query
 from headwater.errors import InputError, ModelError
 
 RANK = "Please find information that are relevant to the following query in the paragraphs above."
@@ -34,6 +34,9 @@ INSTRUCTIONS = {"rank": RANK, "answer": ANSWER}
 TEMPLATES = ("auto", "chat", "base")
 _INTRO = " Here are some paragraphs:"
 _SENTINEL = "HEADWATER-USER-TURN"
+# Templates that print today's date print this one: heads and scores must not change overnight.
+_DATE = "26 Jul 2024"
+_STILL = "{%- macro strftime_now(format) -%}" + _DATE + "{%- endmacro -%}"
 
 
 @dataclass(frozen=True)
@@ -108,9 +111,7 @@ class PromptTemplate:
         Raises:
             InputError: a blank query.
         """
-        if not query.strip():
-            raise InputError("The query is blank; give a question.")
-        pieces = (self.instruction, self.separator, "Query:", " " + query.strip())
+        pieces = (self.instruction, self.separator, "Query:", " " + check_query(query))
         return [*(token for piece in pieces for token in self.encode(piece)), *self.suffix]
 
     @cached_property
@@ -181,7 +182,12 @@ def prompt_template(tokenizer: Any, template: str = "auto", instruction: str = "
         cue = tuple(bare.encode("\nAnswer:"))
         return PromptTemplate(tokenizer, "base", sentence, bare.header, cue, separator)
     rendered = tokenizer.apply_chat_template(
-        [{"role": "user", "content": _SENTINEL}], tokenize=False, add_generation_prompt=True, enable_thinking=False
+        [{"role": "user", "content": _SENTINEL}],
+        tokenize=False,
+        add_generation_prompt=True,
+        enable_thinking=False,
+        date_string=_DATE,
+        chat_template=_STILL + tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None,
     )
     before, found, after = rendered.partition(_SENTINEL)
     if not found:

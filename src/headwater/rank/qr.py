@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +12,10 @@ from typing import Literal
 
 import numpy as np
 
-from headwater.data.documents import Document, DocumentLike, as_documents
-from headwater.errors import HeadSetError, InputError, LocalHeadError
+from headwater.data.documents import Document, DocumentLike, as_documents, check_query
+from headwater.errors import HeadSetError, InputError
 from headwater.heads.mass import MassSettings, PreparedDocuments, TokenMass
-from headwater.headset import Head, HeadSet, parse_heads
+from headwater.headset import Head, HeadSet, HeadsLike, as_heads, parse_heads
 from headwater.instrument.rows import by_layer
 from headwater.model.lm import LanguageModel
 from headwater.rank.default_heads import default_heads
@@ -74,8 +76,9 @@ class QRRetriever:
 
     Args:
         lm: a loaded model.
-        heads: a `HeadSet`, a path to one, heads as text ("13-18,13-21"), "all" (every head: ICR, arXiv 2410.02642), or
-            None: the heads shipped or cached for this model, else found once on the built-in examples.
+        heads: a `HeadSet`, a path to one, (layer, head) pairs, heads as text ("13-18,13-21"), "all" (every head: ICR,
+            arXiv 2410.02642), or None: the heads shipped or cached for this model, else found once on the built-in
+            examples.
         template: "auto", "chat" or "base".
         instruction: "rank", "answer", or a sentence of your own.
         null_query: the query whose attention is subtracted.
@@ -93,7 +96,7 @@ class QRRetriever:
     def __init__(
         self,
         lm: LanguageModel,
-        heads: HeadSet | str | Path | None = None,
+        heads: HeadSet | HeadsLike | str | Path | None = None,
         *,
         template: str = "auto",
         instruction: str = "rank",
@@ -149,7 +152,7 @@ class QRRetriever:
     def explain(self, query: str, documents: Iterable[DocumentLike]) -> Explanation:
         """Scores with their reasons: per head, and per token of every document. Raises what `score` raises."""
         given = as_documents(documents)
-        _check_query(query)
+        check_query(query)
         if not given:
             nothing = np.zeros(0, np.float32)
             return Explanation(query, nothing, list(self.heads.heads), np.zeros((len(self.heads), 0), np.float32), [])
@@ -178,17 +181,13 @@ class QRRetriever:
 
     def _mass(self, prepared: PreparedDocuments, query: str) -> TokenMass:
         mass = prepared.mass(query)
-        if mass.local and not self.allow_local:
-            named = ", ".join(f"{layer}-{head}" for layer, head in mass.local[:4])
-            raise LocalHeadError(
-                f"Head {named} sees only a sliding window shorter than this prompt, so the first documents would get "
-                "nothing: give fewer documents, heads of full-attention layers, or allow_local=True."
-            )
+        if not self.allow_local:
+            mass.require_global(self.heads.heads)
         return mass
 
     def _scores(self, queries: Sequence[str], documents: Sequence[Document]) -> Iterator[np.ndarray]:
         for query in queries:
-            _check_query(query)
+            check_query(query)
         prepared = self._prepare(documents) if documents else None
         for query in queries:
             if prepared is None:
@@ -200,11 +199,6 @@ class QRRetriever:
             yield mass.combined(weights=self.heads.coefficients).cpu().numpy().astype(np.float32)
 
 
-def _check_query(query: str) -> None:
-    if not isinstance(query, str) or not query.strip():
-        raise InputError("The query is blank; give a question.")
-
-
 def _ranked(documents: Sequence[Document], scores: np.ndarray, top_k: int | None) -> list[Ranked]:
     if top_k is not None and top_k < 1:
         raise InputError(f"top_k must be at least 1, got {top_k}.")
@@ -212,27 +206,35 @@ def _ranked(documents: Sequence[Document], scores: np.ndarray, top_k: int | None
     return [Ranked(int(i), documents[i].id, float(scores[i]), documents[i]) for i in order]
 
 
-def _resolve(lm: LanguageModel, heads: HeadSet | str | Path | None, template: str) -> HeadSet:
+def _resolve(lm: LanguageModel, heads: HeadSet | HeadsLike | str | Path | None, template: str) -> HeadSet:
     """Turn what the user gave into a head set of this model."""
     if heads is None:
         return default_heads(lm, template)
     if isinstance(heads, HeadSet):
         found = heads
+    elif not isinstance(heads, (str, Path)):
+        found = HeadSet(as_heads(heads))
     elif heads == "all":
         return HeadSet(lm.anatomy.all_heads, provenance={"method": "all", "model": lm.name})
-    elif Path(heads).exists() or str(heads).endswith(".json"):
+    elif re.fullmatch(r"[\d\s,-]+", str(heads)):
+        found = HeadSet(parse_heads(str(heads)))
+    elif os.path.exists(heads):
         found = HeadSet.load(heads)
     else:
-        found = HeadSet(parse_heads(str(heads)))
-    shape, here = found.provenance.get("shape"), lm.anatomy
-    own = [here.num_layers, here.num_heads, here.num_kv_heads]
+        raise HeadSetError(
+            f"{str(heads)!r} is not a head set file, 'all', or a list of heads such as 13-18,13-21."
+        )
+    here = lm.anatomy
+    shape, own = found.provenance.get("shape"), [here.num_layers, here.num_heads, here.num_kv_heads]
     if shape is not None and list(shape) != own:
         raise HeadSetError(
             f"This head set was made for a model of {shape[0]} layers x {shape[1]} heads ({shape[2]} key/value heads); "
             f"{lm.name!r} has {own[0]} x {own[1]} ({own[2]})."
         )
-    by_layer(found.heads, here)
-    model = found.provenance.get("model")
-    if model is not None and model != lm.name:
-        logger.warning("This head set was made for %r and is used with %r.", model, lm.name)
+    by_layer(found, here)
+    made_for = found.provenance.get("fingerprint")
+    if made_for is not None and made_for != lm.fingerprint:
+        logger.warning(
+            "This head set was made for other weights (%s) than those of %s.", found.provenance.get("model"), lm.name
+        )
     return found

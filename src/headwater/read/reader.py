@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from headwater.data.documents import DocumentLike, as_documents
+from headwater.data.documents import DocumentLike, as_documents, check_query
 from headwater.errors import ContextOverflowError, InputError
 from headwater.prompt.prompt import prompt_template
 
@@ -55,12 +55,11 @@ class Reader:
             InputError: for a blank question, or no documents with any text.
             ContextOverflowError: when prompt and answer are longer than the model reads.
         """
-        if not isinstance(question, str) or not question.strip():
-            raise InputError("The question is blank.")
+        question = check_query(question)
         shown = [document for document in as_documents(documents) if not document.blank]
         if not shown:
             raise InputError("There is nothing to read: every document is blank.")
-        ids = list(self._template.prefix(shown).ids) + list(self._template.tail(question.strip()))
+        ids = list(self._template.prefix(shown).ids) + list(self._template.tail(question))
         limit = self.lm.max_length
         if limit is not None and len(ids) + self.max_new_tokens > limit:
             raise ContextOverflowError(

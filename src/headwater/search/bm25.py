@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headwater.data.documents import Document, DocumentLike, as_documents
+from headwater.data.documents import Document, DocumentLike, as_documents, check_query
 from headwater.errors import InputError
 
 K1 = 0.9
@@ -64,9 +64,7 @@ class BM25:
         Raises:
             InputError: for a blank query.
         """
-        if not isinstance(query, str) or not query.strip():
-            raise InputError("The query is blank.")
-        words = _words([query])[0]
+        words = _words([check_query(query)])[0]
         if self._index is None or not words:
             return np.zeros(len(self.documents), np.float32)
         return np.asarray(self._index.get_scores(words), np.float32)
@@ -82,11 +80,6 @@ class BM25:
         scores = self.scores(query)
         best = np.argsort(-scores, kind="stable")[:k]
         return [Hit(int(i), float(scores[i]), self.documents[i]) for i in best]
-
-
-def bm25_scores(query: str, documents: Iterable[DocumentLike], k1: float = K1, b: float = B) -> np.ndarray:
-    """BM25 of a short candidate list whose own statistics serve as the collection: float32 [documents]."""
-    return BM25(documents, k1, b).scores(query)
 
 
 def _words(texts: list[str]) -> list[list[str]]:
