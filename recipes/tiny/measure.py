@@ -91,7 +91,7 @@ def head_scores(model: Any, prompts: Prompts, query: str, documents: Any) -> Ten
 
 @torch.no_grad()
 def ranking(
-    model: Any, prompts: Prompts, n: int = 40, candidates: int = 20, split: str = "development"
+    model: Any, prompts: Prompts, n: int = 30, candidates: int = 20, split: str = "development"
 ) -> dict[str, Any]:
     """Recall@1 of the two heads with most mass on gold documents (found on half, measured on half), and of all."""
     scores, golds = [], []

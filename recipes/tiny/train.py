@@ -1,6 +1,6 @@
 """Train the embedded model from scratch: copying first, then quoting, reading and remembering.
 
-python -m recipes.tiny.train --data FOLDER --output FOLDER [--steps 6500] [--threads 2] [--resume]
+python -m recipes.tiny.train --data FOLDER --output FOLDER [--steps 6600] [--threads 2] [--resume]
 
 The schedule is a function of the step alone and all data are drawn from the seed, so a run that is stopped and resumed
 sees what an uninterrupted one would have seen.
@@ -24,8 +24,8 @@ from recipes.tiny.model import Batch, Shape, Trainer, build, collate, periodic
 from recipes.tiny.prompts import Prompts
 from recipes.tiny.text import SPECIAL, build_tokenizer, data_folder, novel_words
 
-COPYING_UNTIL = 0.05  # share of the steps that only copy
-MOST_DOCUMENTS = ((0.2, 3), (0.4, 6), (0.75, 12), (1.01, 20))  # until this share of the steps: at most so many
+COPYING_STEPS = 325  # the first so many only copy
+MOST_DOCUMENTS = ((1000, 3), (1700, 6), (3000, 12), (4400, 5), (5600, 12), (10**9, 20))  # until this step: at most
 TOKENS = 3000  # per step, about
 NEVER_COPIED = (7, 13, 21, 29, 37)  # block lengths kept for measuring
 LONGEST_BLOCK = 44
@@ -33,26 +33,26 @@ LONGEST_BLOCK = 44
 
 def copying(draw: random.Random, vocabulary: int) -> Batch:
     """Rows that repeat a random block of random length to the end: only content tells what comes next."""
-    width = draw.choice((64, 96, 128, 192))
+    width = draw.choice((64, 96, 128))
     generator = torch.Generator().manual_seed(draw.getrandbits(40))
     lengths = [n for n in range(4, LONGEST_BLOCK + 1) if n not in NEVER_COPIED and n <= width // 2]
     sizes = [(draw.choice(lengths),) for _ in range(TOKENS // width)]
     return periodic([torch.randint(len(SPECIAL), vocabulary, size, generator=generator) for size in sizes], width)
 
 
-def batch(draw: random.Random, prompts: Prompts, done: float, vocabulary: int) -> tuple[str, Batch]:
-    """What a step learns from, given the share of the run that is done."""
+def batch(draw: random.Random, prompts: Prompts, step: int, vocabulary: int) -> tuple[str, Batch]:
+    """What a step learns from."""
     kind = draw.random()
-    if done < COPYING_UNTIL or kind < 0.12:
+    if step < COPYING_STEPS or kind < 0.06:
         return "copy", copying(draw, vocabulary)
-    if kind < 0.20:
+    if kind < 0.11:
         return "closed", collate([prompts.closed_book(draw, 8) for _ in range(TOKENS // 250)])
-    most = next(count for until, count in MOST_DOCUMENTS if done < until)
+    most = next(count for until, count in MOST_DOCUMENTS if step < until)
     count = draw.randint(1, most)
-    quoting = 1.0 if kind < 0.46 else 0.0
-    known = kind >= 0.90
+    quoting = 1.0 if kind < 0.28 else 0.0
+    known = kind >= 0.93
     tails = min(8, count + 2)
-    packs = max(2, round(TOKENS / (count * 33 + tails * (90 if quoting else 52))))
+    packs = max(2, round(TOKENS / (count * 45 + tails * (90 if quoting else 52))))
     name = "quote" if quoting else "known" if known else "read"
     return name, collate([prompts.documents(draw, count, tails, quoting, known) for _ in range(packs)])
 
@@ -98,7 +98,7 @@ def train(args: argparse.Namespace, data: Path) -> None:
     mean: dict[str, float] = {}
     for step in range(start, args.steps):
         draw = random.Random(f"headwater/tiny/{args.seed}/{step}")
-        kind, data_batch = batch(draw, prompts, step / args.steps, len(tokenizer))
+        kind, data_batch = batch(draw, prompts, step, len(tokenizer))
         loss = trainer.step([data_batch], factor(step, args.steps))[0]
         mean[kind] = 0.97 * mean.get(kind, loss) + 0.03 * loss
         tokens += data_batch.ids.numel()
@@ -119,7 +119,7 @@ def main() -> None:
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("--data", help="folder of the raw data sets (default: HEADWATER_DATA)")
     cli.add_argument("--output", type=Path, required=True)
-    cli.add_argument("--steps", type=int, default=6500)
+    cli.add_argument("--steps", type=int, default=6600)
     cli.add_argument("--threads", type=int, default=2)
     cli.add_argument("--seed", type=int, default=0)
     cli.add_argument("--rate", type=float, default=3e-3)

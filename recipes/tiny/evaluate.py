@@ -1,0 +1,202 @@
+"""Measure a finished model on the held-out countries; writes the numbers of docs/results/tiny.md and of the card.
+
+python -m recipes.tiny.evaluate [--model tiny] [--output docs/results/tiny.json] [--page docs/results/tiny.md ...]
+
+Nothing here is used to choose anything; choices are made on development countries (`recipes.tiny.measure`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import headwater as hw
+from headwater.data import world
+from headwater.evaluate.files import made_with, write_json
+from headwater.evaluate.metrics import order
+from headwater.evaluate.statistics import mean_interval, paired_difference
+from headwater.evaluate.tables import fill_page
+from headwater.evaluate.tasks import head_scorer, random_document_answer
+from headwater.heads.query_focused import QueryFocusedHeads
+from headwater.heads.random_heads import RandomHeads
+from headwater.headset.headset import HeadSet
+from headwater.prompt.prompt import prompt_template
+from recipes.tiny import measure
+from recipes.tiny.text import known_facts
+
+Json = dict[str, Any]
+COUNTS = (1, 5, 20)
+BATCH = 16
+
+
+@torch.no_grad()
+def decode(lm: Any, prompts: Sequence[list[int]], new_tokens: int = 40) -> list[str]:
+    """Greedy answers to prompts of token ids, left-padded in batches of similar length."""
+    out = [""] * len(prompts)
+    pad = lm.tokenizer.pad_token_id
+    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    for start in range(0, len(prompts), BATCH):
+        part = by_length[start : start + BATCH]
+        width = max(len(prompts[i]) for i in part)
+        ids = torch.tensor([[pad] * (width - len(prompts[i])) + prompts[i] for i in part])
+        made = lm.model.generate(
+            ids, attention_mask=(ids != pad).long(), max_new_tokens=new_tokens, do_sample=False, pad_token_id=pad
+        )
+        for i, row in zip(part, made[:, width:], strict=True):
+            out[i] = lm.tokenizer.decode(row, skip_special_tokens=True).strip().split("\n")[0].strip()
+    return out
+
+
+def scored(questions: Sequence[world.Question], said: Sequence[str]) -> Json:
+    """Normalised exact match with an interval over countries, and texts and numbers apart."""
+    right = [float(world.exact_match(text, q.answers)) for q, text in zip(questions, said, strict=True)]
+    row: Json = mean_interval(right, [q.country for q in questions]).as_dict()
+    for kind in ("text", "number"):
+        of_kind = [r for q, r in zip(questions, right, strict=True) if world.RELATIONS[q.relation].kind == kind]
+        row[kind] = sum(of_kind) / max(1, len(of_kind))
+    return row
+
+
+def reading(lm: Any, n: int) -> Json:
+    """One gold document among 1, 5 and 20, in trained and in new wordings, with two floors."""
+    template = prompt_template(lm.tokenizer, instruction="answer")
+    out: Json = {}
+    for name, wording in (("trained wordings", None), ("new wording", -1)):
+        for count in COUNTS:
+            for hard in (False, True) if count > 1 else (False,):
+                examples = world.reading_examples("held_out", n, count, seed=0, wording=wording, hard=hard)
+                prompts = [[*template.prefix(e.documents).ids, *template.tail(e.question.text)] for e in examples]
+                asked = [e.question for e in examples]
+                key = f"gold among {count}{' (look-alikes)' if hard else ''}, {name}"
+                out[key] = scored(asked, decode(lm, prompts))
+                if count == 5 and not hard and wording is None:
+                    out["majority answer"] = scored(asked, [world.majority_answer(q.relation) for q in asked])
+                    out["random document of 5"] = scored(asked, [random_document_answer(e, 0) for e in examples])
+    return out
+
+
+def closed_book(lm: Any, n: int) -> Json:
+    """Questions without documents: known facts, and held-out facts, where nothing can be known."""
+    template = prompt_template(lm.tokenizer, instruction="answer")
+    out: Json = {}
+    for split in ("known", "held_out"):
+        asked = world.questions(split, seed=0, wording=-1)
+        if split == "known":
+            asked = [q for q in asked if q.relation in known_facts().get(q.country, {})]
+        asked = asked[:n]
+        begin = [*template.header, *template.encode("Query:")]
+        said = decode(lm, [[*begin, *template.encode(" " + q.text), *template.suffix] for q in asked])
+        out[f"{split}, model"] = scored(asked, said)
+        out[f"{split}, majority answer"] = scored(asked, [world.majority_answer(q.relation) for q in asked])
+    return out
+
+
+def conflict(lm: Any, n: int) -> Json:
+    """A known country's document with another country's answer in place of its own: which of the two is said?"""
+    template = prompt_template(lm.tokenizer, instruction="answer")
+    draw = random.Random(0)
+    rows = []
+    for q in world.questions("known", seed=1, wording=-1):
+        own = world.facts(q.country)[q.relation]
+        others = [world.facts(c).get(q.relation, own) for c in draw.sample(world.countries("known"), 20)]
+        other = next((a for a in others if not world.states(a, own) and not world.states(own, a)), None)
+        if other is not None and q.relation in known_facts().get(q.country, {}):
+            rows.append((q, other, world.document(q.country, [q.relation], {q.relation: other})))
+    rows = rows[:n]
+    said = decode(lm, [[*template.prefix([d]).ids, *template.tail(q.text)] for q, _, d in rows])
+    document = [float(world.exact_match(s, other)) for s, (_, other, _) in zip(said, rows, strict=True)]
+    memory = [float(world.exact_match(s, q.answers)) for s, (q, _, _) in zip(said, rows, strict=True)]
+    groups = [q.country for q, _, _ in rows]
+    return {
+        "document's answer": mean_interval(document, groups).as_dict(),
+        "memory's answer": mean_interval(memory, groups).as_dict(),
+    }
+
+
+def ranking(lm: Any, n: int) -> Json:
+    """Recall@1 among 20 candidates: heads found on development countries, all heads, ten random sets of equal size."""
+    found = QueryFocusedHeads().find(lm, world.ranking_examples("development", 128, seed=0))
+    sets = {"QR heads": found, "all heads": HeadSet(lm.anatomy.all_heads)}
+    sets |= {f"random {i}": RandomHeads(top_k=len(found), seed=i).find(lm) for i in range(10)}
+    out: Json = {"heads": str(found)}
+    for name, hard in (("same split", False), ("look-alikes", True)):
+        examples = world.ranking_examples("held_out", n, seed=0, hard=hard)
+        hits: dict[str, list[float]] = {key: [] for key in sets}
+        for example in examples:
+            gold = example.grades().index(1.0)
+            for key, row in head_scorer(lm, sets)(example.query, example.documents).items():  # type: ignore[arg-type]
+                hits[key].append(float(order(row)[0] == gold))
+        groups = [e.group for e in examples]
+        drawn = [hits.pop(f"random {i}") for i in range(10)]
+        hits["random heads"] = [sum(column) / 10 for column in zip(*drawn, strict=True)]
+        rows: Json = {key: mean_interval(values, groups).as_dict() for key, values in hits.items()}
+        for key in ("all heads", "random heads"):
+            rows[f"QR heads - {key}"] = paired_difference(hits["QR heads"], hits[key], groups).as_dict()
+        out[name] = rows
+    return out
+
+
+def table(rows: Json, kinds: bool = False) -> str:
+    """Mean and interval per row; with `kinds`, textual and numeric answers apart."""
+    head = ["test", "share [95 %]", "n", *(["texts", "numbers"] if kinds else [])]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for name, row in rows.items():
+        cells = [name, f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]", str(row["n"])]
+        cells += [f"{row['text']:.3f}", f"{row['number']:.3f}"] if kinds else []
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def tables(result: Json) -> dict[str, str]:
+    """The tables of the page by name."""
+    copying = " | ".join(f"{share:.3f}" for share in result["copying"].values())
+    lengths = " | ".join(str(length) for length in result["copying"])
+    made = result["made"]
+    machine = ", ".join(f"{k} {v}" for k, v in made["machine"].items())
+    return {
+        "copying": f"| block length | {lengths} |\n|{'---|' * (len(result['copying']) + 1)}\n| right | {copying} |",
+        "reading": table(result["reading"], kinds=True),
+        "memory": table(result["closed book"], kinds=True),
+        "conflict": table(result["conflict"]),
+        "ranking": table(result["ranking"]["same split"]),
+        "lookalikes": table(result["ranking"]["look-alikes"]),
+        "made": f"`{made['command']}`; model fingerprint `{made['fingerprint']}`; QR heads "
+        f"`{result['ranking']['heads']}`; torch {made['versions']['torch']}, transformers "
+        f"{made['versions']['transformers']}; {machine}; {made['date'][:10]}.",
+    }
+
+
+def main() -> None:
+    """Measure, write JSON, fill the pages."""
+    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_argument("--model", default="tiny")
+    cli.add_argument("--n", type=int, default=500, help="questions per test")
+    cli.add_argument("--output", type=Path, default=Path("docs/results/tiny.json"))
+    cli.add_argument("--page", type=Path, action="append", default=[], help="pages with places for the tables")
+    args = cli.parse_args()
+    lm = hw.load(args.model, dtype="float32")
+    result: Json = {"copying": measure.copying(lm.model, rows=64)}
+    for name, run in (
+        ("reading", reading),
+        ("closed book", closed_book),
+        ("conflict", conflict),
+        ("ranking", ranking),
+    ):
+        result[name] = run(lm, args.n)
+        print(name, "done", flush=True)
+    made = made_with("python -m recipes.tiny.evaluate", lm.name, 0, fingerprint=lm.fingerprint)
+    result = {"made": made, **result}
+    write_json(args.output, result)
+    for page in args.page:
+        fill_page(page, tables(result))
+    for name, text in tables(result).items():
+        print(f"\n{name}\n{text}")
+
+
+if __name__ == "__main__":
+    main()
