@@ -39,4 +39,4 @@ tiny: $(STAMP)  ## train the embedded model again into tiny-run (an hour on two 
 	$(BIN)/python -m recipes.tiny.train --data "$(DATA)" --output tiny-run
 
 clean:  ## remove the virtual environment and what demo and the tools wrote
-	rm -rf $(VENV) demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo-out tiny-run .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -39,7 +39,7 @@ class Card:
 
     def text(self, index: int) -> str:
         """`[i] title`, a line break, and one sentence per fact."""
-        facts = " ".join(f"The {world.RELATIONS[r].words} of {self.title}: {v}." for r, v in self.facts)
+        facts = " ".join(f"{self.title}, {world.RELATIONS[r].label}: {v}." for r, v in self.facts)
         return f"[{index + 1}] {self.title}\n{facts}"
 
 

@@ -1,6 +1,6 @@
 """Train the embedded model from scratch: copying first, then quoting, reading and remembering.
 
-python -m recipes.tiny.train --data FOLDER --output FOLDER [--steps 6600] [--threads 2] [--resume]
+python -m recipes.tiny.train --data FOLDER --output FOLDER [--steps 4600] [--threads 2] [--resume]
 
 The schedule is a function of the step alone and all data are drawn from the seed, so a run that is stopped and resumed
 sees what an uninterrupted one would have seen.
@@ -25,7 +25,7 @@ from recipes.tiny.prompts import Prompts
 from recipes.tiny.text import SPECIAL, build_tokenizer, data_folder, novel_words
 
 COPYING_STEPS = 325  # the first so many only copy
-MOST_DOCUMENTS = ((1000, 3), (1700, 6), (3000, 12), (4400, 5), (5600, 12), (10**9, 20))  # until this step: at most
+MOST_DOCUMENTS = ((1000, 3), (2000, 6), (3300, 12), (10**9, 20))  # until this step: at most so many
 TOKENS = 3000  # per step, about
 NEVER_COPIED = (7, 13, 21, 29, 37)  # block lengths kept for measuring
 LONGEST_BLOCK = 44
@@ -119,7 +119,7 @@ def main() -> None:
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("--data", help="folder of the raw data sets (default: HEADWATER_DATA)")
     cli.add_argument("--output", type=Path, required=True)
-    cli.add_argument("--steps", type=int, default=6600)
+    cli.add_argument("--steps", type=int, default=4600)
     cli.add_argument("--threads", type=int, default=2)
     cli.add_argument("--seed", type=int, default=0)
     cli.add_argument("--rate", type=float, default=3e-3)

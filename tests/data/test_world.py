@@ -119,7 +119,7 @@ def test_wordings():
 
 def test_edited_documents():
     doc = world.document("Peru", ["capital", "currency"], edits={"capital": "Quito"})
-    assert doc.text.startswith("The capital of Peru: Quito. The currency of Peru: ")
+    assert doc.text.startswith("Peru, Capital: Quito. Peru, Currency: ")
     assert doc.id != world.document("Peru", ["capital", "currency"]).id
 
 

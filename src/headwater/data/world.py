@@ -42,11 +42,6 @@ class Relation:
     kind: str
     questions: tuple[str, ...]
 
-    @property
-    def words(self) -> str:
-        """The label inside a sentence: ``highest point``, ``GDP per person``."""
-        return self.label if self.label[:2].isupper() else self.label.lower()
-
 
 @dataclass(frozen=True)
 class Question:
@@ -177,7 +172,7 @@ def _slug(country: str) -> str:
 
 
 def document(country: str, relations: Sequence[str], edits: Mapping[str, str] | None = None) -> Document:
-    """A document that states facts of a country: ``The capital of Algeria: Algiers.``, country as title.
+    """A document that states facts of a country: ``Algeria, Capital: Algiers.``, country as title.
 
     Args:
         country: the country.
@@ -194,7 +189,7 @@ def document(country: str, relations: Sequence[str], edits: Mapping[str, str] | 
         if name not in answers:
             raise InputError(f"The fact world has no {_relation(name).label.lower()} of {country}.")
     values = {name: (edits or {}).get(name, answers[name]) for name in relations}
-    text = " ".join(f"The {_relation(name).words} of {country}: {value}." for name, value in values.items())
+    text = " ".join(f"{country}, {_relation(name).label}: {value}." for name, value in values.items())
     kind = "/edited" if any(values[name] != answers[name] for name in relations) else ""
     metadata = {"country": country, "relations": tuple(relations)}
     return Document(text, id=f"{_slug(country)}/{'+'.join(relations)}{kind}", title=country, metadata=metadata)

@@ -107,7 +107,6 @@ def run(
     readings = world.reading_examples("held_out", settings.readings, settings.documents, seed=settings.seed)
     read = Lines(folder / "reading.jsonl")
     read_questions(lm, readings, settings.seed, read, progress("reading"))
-    command = f"headwater eval run --suite main --model {lm.name} --questions {settings.questions}"
     summary = {
         "made": made_with(command, lm.name, settings.seed),
         "config": config,

@@ -221,9 +221,7 @@ def _resolve(lm: LanguageModel, heads: HeadSet | HeadsLike | str | Path | None, 
     elif os.path.exists(heads):
         found = HeadSet.load(heads)
     else:
-        raise HeadSetError(
-            f"{str(heads)!r} is not a head set file, 'all', or a list of heads such as 13-18,13-21."
-        )
+        raise HeadSetError(f"{str(heads)!r} is not a head set file, 'all', or a list of heads such as 13-18,13-21.")
     here = lm.anatomy
     shape, own = found.provenance.get("shape"), [here.num_layers, here.num_heads, here.num_kv_heads]
     if shape is not None and list(shape) != own:
