@@ -103,11 +103,13 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     lm = random_llama()
     parameters = sum(p.numel() for p in lm.model.parameters())
-    lengths = {str(n): measure(lm, n, args.repeats, n in args.eager_lengths) for n in args.lengths}
     settings = {"parameters": parameters, "heads": HEADS, "rows": ROWS, "repeats": args.repeats, "dtype": "float32"}
     made = made_with("python -m benchmarks.capture_speed", "random Llama", 0, **settings)
+    lengths: dict[str, Any] = {}
     report = {"made": made, "lengths": lengths}
-    print(f"wrote {write_json(args.output, report)}")
+    for length in args.lengths:
+        lengths[str(length)] = measure(lm, length, args.repeats, length in args.eager_lengths)
+        print(f"wrote {write_json(args.output, report)}", flush=True)
     for page in args.page:
         print(f"wrote {fill_page(page, speed(report))}")
 

@@ -1,6 +1,7 @@
 """A random model on disk that reads long prompts, and a caller of the command line."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,9 @@ def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     monkeypatch.setitem(os.environ, "NO_COLOR", "1")
 
     def run(*arguments: object, stdin: str | None = None) -> Any:
-        return CliRunner().invoke(app, [str(a) for a in arguments], input=stdin)
+        words = [str(a) for a in arguments]
+        monkeypatch.setattr(sys, "argv", ["headwater", *words])
+        return CliRunner().invoke(app, words, input=stdin)
 
     return run
 
