@@ -61,7 +61,7 @@ def test_eval_run_resumes_and_fills_its_page(call: Any, tmp_path: Path, model_fo
     text = page.read_text(encoding="utf-8")
     assert "old" not in text
     assert "| QR heads |" in text
-    assert "headwater eval run --suite main" in text
+    assert f"headwater eval run --output {output}" in text  # what was typed
     lines = (output / "ranking.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     assert len(lines) == 4
     before = json.loads((output / "summary.json").read_text(encoding="utf-8"))
