@@ -13,11 +13,11 @@ from recipes.tiny.model import TRAINING_ATTENTION, collate, loss_and_hits
 from recipes.tiny.prompts import Card, Pack, Prompts
 from recipes.tiny.text import ANSWER, FIND, SPECIAL
 
-COPY_LENGTHS = (7, 13, 21, 29, 37, 60)  # none of them is trained
+COPY_LENGTHS = (7, 13, 21, 29, 37, 60, 80)  # none of them is trained
 
 
 @torch.no_grad()
-def copying(model: Any, lengths: tuple[int, ...] = COPY_LENGTHS, rows: int = 32, seed: int = 9) -> dict[int, float]:
+def copying(model: Any, lengths: tuple[int, ...] = COPY_LENGTHS, rows: int = 16, seed: int = 9) -> dict[int, float]:
     """Share of tokens predicted right in the second copy of a random block (its first token cannot be known)."""
     generator = torch.Generator().manual_seed(seed)
     out = {}
@@ -39,8 +39,8 @@ def reading(
     """Share of questions whose every answer token, EOS included, is the top token (what greedy decoding gives)."""
     packs = []
     for example in world.reading_examples(split, n, documents, seed=5, wording=wording):
-        pack = Pack(prompts.prefix(_cards(example.documents)))
-        prompts.add(pack, example.question.text, example.question.answers[0], ANSWER)
+        pack = Pack(prompts.prefix(_cards(example.documents), ANSWER))
+        prompts.add(pack, example.question.text, example.question.answers[0])
         packs.append(pack)
     right = 0
     for start in range(0, len(packs), 16):
@@ -68,8 +68,8 @@ def head_scores(model: Any, prompts: Prompts, query: str, documents: Any) -> Ten
     `model` must run eager attention in fp32; tail tokens are averaged, document tokens summed, low outliers dropped.
     """
     cards = _cards(documents)
-    ids = prompts.prefix(cards)
-    spans, place = [], len(prompts.prefix([]))
+    ids = prompts.prefix(cards, None)
+    spans, place = [], len(prompts.prefix([], None))
     for index, card in enumerate(cards):
         size = len(prompts.encode(card.text(index)))
         spans.append((place + 1, place + 1 + size))
@@ -115,14 +115,11 @@ def ranking(
 def quick(model: Any, prompts: Prompts, deep: bool = True) -> dict[str, Any]:
     """All of it, small enough to run during training."""
     out: dict[str, Any] = {"closed": round(closed_book(model, prompts), 3)}
-    out["read"] = {d: round(reading(model, prompts, d), 3) for d in (1, 5, 20)}
-    out["read5_new_wording"] = round(reading(model, prompts, 5, wording=-1), 3)
-    kept = model.dtype
-    model.float()
+    out["read"] = {d: round(reading(model, prompts, d, n=48), 3) for d in (1, 5, 12)}
+    out["read5_new_wording"] = round(reading(model, prompts, 5, n=48, wording=-1), 3)
     model.set_attn_implementation("eager")
     out["copy"] = {length: round(share, 3) for length, share in copying(model).items()}
     if deep:
         out["rank"] = ranking(model, prompts)
-    model.to(kept)
     model.set_attn_implementation(TRAINING_ATTENTION)
     return out

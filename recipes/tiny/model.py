@@ -1,4 +1,4 @@
-"""The architecture of the embedded model, batches of packs, and a training step in bfloat16 with fp32 master weights.
+"""The architecture of the embedded model, batches of packs, and a training step.
 
 A batch is laid out as `[prefix | tail 1 | .. | tail R]`, prefixes and tails each padded to one width, so that attention
 costs prefix x prefix / 2 + tails x (prefix + tail) instead of the square of everything.
@@ -19,8 +19,7 @@ from recipes.tiny.prompts import Pack
 
 IGNORE = -100
 TRAINING_ATTENTION = "headwater_tiny_training"
-ROPE_THETA = 500_000.0
-SHORT = 256  # up to here plain bfloat16 products beat the CPU's fused kernel
+ROPE_THETA = 100_000.0
 
 
 @dataclass(frozen=True)
@@ -29,10 +28,10 @@ class Shape:
 
     hidden: int = 128
     layers: int = 6
-    heads: int = 4
-    kv_heads: int = 2
+    heads: int = 8
+    kv_heads: int = 4
     head_dim: int = 32
-    mlp: int = 320
+    mlp: int = 384
 
 
 def build(shape: Shape, vocabulary: int, seed: int) -> LlamaForCausalLM:
@@ -65,13 +64,19 @@ def build(shape: Shape, vocabulary: int, seed: int) -> LlamaForCausalLM:
 
 
 def plant(model: LlamaForCausalLM, shape: Shape) -> None:
-    """Mimetic start: output rows = embeddings, queries like keys, outputs undo values; one head each to copy with.
+    """Mimetic start: output rows = embeddings, queries like keys, outputs undo values; three heads start to copy.
 
-    Head 0-0 starts as a previous-token head (a constant channel of the embeddings meets fast rotary pairs, turned by
-    one position) and writes into directions that head 1-0 compares with the current token. From a plain random start
-    the same model is still at chance after several hundred steps of copying; from this one it copies after about 150.
+    Two heads of the first layer attend one and two tokens back (a constant channel of the embeddings meets fast rotary
+    pairs, turned by that many positions) and write what they see into two subspaces. Head 1-0 compares the current and
+    the previous token of the query with the previous two of the key: an induction head that matches two tokens. No
+    head starts with anything that knows of documents or questions.
+
+    From a plain random start the same model is still at chance after several hundred steps of copying. With one token
+    matched it copies after 150 steps where one token decides, but where two do it is still at one half after 500 (and
+    then never tells apart documents about different countries); from this start it copies both after 150.
     """
     size, groups = shape.head_dim, shape.heads // shape.kv_heads
+    half, undo = size // 2, 0.5 * shape.hidden / (shape.heads * size)
     embeddings = model.model.embed_tokens.weight
     embeddings.normal_(0, 1 / math.sqrt(shape.hidden))
     model.lm_head.weight.copy_(embeddings)
@@ -80,23 +85,36 @@ def plant(model: LlamaForCausalLM, shape: Shape) -> None:
         torch.nn.init.orthogonal_(attention.v_proj.weight)
         for head in range(shape.heads):
             rows, shared = _rows(head, size), _rows(head // groups, size)
-            attention.o_proj.weight[:, rows] = attention.v_proj.weight[shared].T * 0.5
+            attention.o_proj.weight[:, rows] = attention.v_proj.weight[shared].T * undo
             attention.q_proj.weight[rows] = 0.8 * attention.q_proj.weight[rows] + 0.5 * attention.k_proj.weight[shared]
     embeddings[:, 0] = 0.7
     model.lm_head.weight[:, 0] = 0
-    pair = torch.arange(size // 2)
+    pair = torch.arange(half)
     turn = ROPE_THETA ** (-2 * pair / size)
     strength = 2 * torch.exp(-pair / 2)  # fast pairs tell neighbours apart
     first, second = (model.model.layers[i].self_attn for i in (0, 1))
-    first.k_proj.weight[:size] *= 0.1
-    first.q_proj.weight[:size] *= 0.1
-    first.k_proj.weight[: size // 2, 0] = strength
-    first.q_proj.weight[: size // 2, 0] = strength * torch.cos(turn)
-    first.q_proj.weight[size // 2 : size, 0] = -strength * torch.sin(turn)
-    directions, _ = torch.linalg.qr(torch.randn(shape.hidden, size))
-    first.o_proj.weight[:, :size] = directions * 0.5
-    second.k_proj.weight[:size] = directions.T * 1.5
-    second.q_proj.weight[:size] = first.v_proj.weight[:size] * 1.5
+    basis, _ = torch.linalg.qr(torch.randn(shape.hidden, 2 * size))
+    seen = first.v_proj.weight[:size].clone()
+    back = {}  # steps back -> directions that hold the token so many steps back
+    for group in range(2):
+        steps = group + 1
+        keys, queries = _rows(group, size), _rows(group * groups, size)
+        first.v_proj.weight[keys] = seen
+        first.k_proj.weight[keys] *= 0.1
+        first.q_proj.weight[queries] *= 0.1
+        first.k_proj.weight[keys][:half, 0] = strength
+        first.q_proj.weight[queries][:half, 0] = strength * torch.cos(steps * turn)
+        first.q_proj.weight[queries][half:, 0] = -strength * torch.sin(steps * turn)
+        back[steps] = basis[:, keys].T
+        first.o_proj.weight[:, queries] = back[steps].T * 0.5
+    second.k_proj.weight[:size] *= 0.1
+    second.q_proj.weight[:size] *= 0.1
+    slow = torch.arange(4, half)  # rotary pairs that turn little over a hundred tokens
+    one, two = torch.randperm(size)[: 2 * len(slow)].chunk(2)
+    second.q_proj.weight[slow] = 1.5 * seen[one]
+    second.k_proj.weight[slow] = 1.5 * back[1][one]
+    second.q_proj.weight[half + slow] = 3 * back[1][two]
+    second.k_proj.weight[half + slow] = 1.5 * back[2][two]
 
 
 def _rows(head: int, size: int) -> slice:
@@ -114,13 +132,8 @@ def training_attention(
     width, count, length = call["layout"]
     groups = query.shape[1] // key.shape[1]
     key, value = (t.repeat_interleave(groups, 1) for t in (key, value))
-    if width <= SHORT:
-        causal = torch.full((width, width), -1e4, dtype=query.dtype).triu(1)
-        scores = query[:, :, :width] @ key[:, :, :width].transpose(-1, -2) * scaling + causal
-        out = torch.softmax(scores, -1) @ value[:, :, :width]
-    else:
-        q, k, v = (t[:, :, :width].float() for t in (query, key, value))
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling).to(query.dtype)
+    q, k, v = (t[:, :, :width] for t in (query, key, value))
+    out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling)
     if count:
         batch, heads, _, size = query.shape
         q, k, v = (t[:, :, width:].reshape(batch, heads, count, length, size) for t in (query, key, value))
@@ -195,54 +208,42 @@ def loss_and_hits(model: LlamaForCausalLM, batch: Batch) -> tuple[Tensor, Tensor
         position_ids=batch.positions,
         use_cache=False,
         layout=batch.layout,
-        hidden=batch.hidden.to(model.dtype),
+        hidden=batch.hidden,
     ).last_hidden_state
     rows, columns = torch.nonzero(batch.labels != IGNORE, as_tuple=True)
-    logits = model.lm_head(hidden[rows, columns]).float()
+    logits = model.lm_head(hidden[rows, columns])
     wanted = batch.labels[rows, columns]
     return F.cross_entropy(logits, wanted), logits.argmax(-1) == wanted, rows, columns
 
 
 class Trainer:
-    """AdamW on fp32 copies of the weights; the model itself computes in bfloat16."""
+    """AdamW in fp32."""
 
     def __init__(self, model: LlamaForCausalLM, rate: float, weight_decay: float = 0.01) -> None:
-        """Copy the weights; the model is switched to bfloat16 and to the training attention."""
-        self.masters = [p.detach().float().clone().requires_grad_() for p in model.parameters()]
-        self.model = model.bfloat16()
-        self.model.set_attn_implementation(TRAINING_ATTENTION)
-        self.rate = rate
+        """Switch the model to the training attention."""
+        self.model, self.rate = model, rate
+        model.set_attn_implementation(TRAINING_ATTENTION)
+        self.parameters = list(model.parameters())
         self.optimizer = torch.optim.AdamW(
-            self.masters, lr=rate, betas=(0.9, 0.98), eps=1e-8, weight_decay=weight_decay, foreach=True
+            self.parameters, lr=rate, betas=(0.9, 0.98), eps=1e-8, weight_decay=weight_decay, foreach=True
         )
 
-    def step(self, batches: list[Batch], factor: float) -> list[float]:
-        """One update from one or more batches of equal weight; returns their losses."""
-        losses = []
-        for batch in batches:
-            loss, *_ = loss_and_hits(self.model, batch)
-            (loss / len(batches)).backward()
-            losses.append(loss.item())
-        for master, weight in zip(self.masters, self.model.parameters(), strict=True):
-            master.grad = None if weight.grad is None else weight.grad.float()
-            weight.grad = None
-        torch.nn.utils.clip_grad_norm_(self.masters, 1.0)
+    def step(self, batch: Batch, factor: float) -> float:
+        """One update at `factor` times the peak rate; returns the loss before it."""
+        loss, *_ = loss_and_hits(self.model, batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * factor
         self.optimizer.step()
-        with torch.no_grad():
-            for master, weight in zip(self.masters, self.model.parameters(), strict=True):
-                weight.copy_(master)
-        return losses
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss.item()
 
     def state(self) -> dict[str, Any]:
-        """Everything needed to go on: masters and optimizer state."""
-        return {"masters": self.masters, "optimizer": self.optimizer.state_dict()}
+        """Everything needed to go on: weights and optimizer state."""
+        return {"weights": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from `state`."""
-        with torch.no_grad():
-            for master, weight, saved in zip(self.masters, self.model.parameters(), state["masters"], strict=True):
-                master.copy_(saved)
-                weight.copy_(saved)
+        self.model.load_state_dict(state["weights"])
         self.optimizer.load_state_dict(state["optimizer"])

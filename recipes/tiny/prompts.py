@@ -39,7 +39,7 @@ class Card:
 
     def text(self, index: int) -> str:
         """`[i] title`, a line break, and one sentence per fact."""
-        facts = " ".join(f"{self.title}, {world.RELATIONS[r].label}: {v}." for r, v in self.facts)
+        facts = " ".join(f"{world.RELATIONS[r].statement.format(c=self.title)} {v}." for r, v in self.facts)
         return f"[{index + 1}] {self.title}\n{facts}"
 
 
@@ -57,44 +57,59 @@ class Prompts:
         """Ids of one piece."""
         return list(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def prefix(self, cards: list[Card], intro: bool = True) -> list[int]:
-        """BOS, introduction, documents."""
+    def prefix(self, cards: list[Card], instruction: str | None, intro: bool = True) -> list[int]:
+        """BOS, introduction, documents, instruction."""
         ids = [self.bos, *(self.fixed[INTRO] if intro else [])]
         for index, card in enumerate(cards):
             ids += self.fixed["\n\n"] + self.encode(card.text(index))
+        if instruction:
+            ids += self.fixed["\n\n"] + self.fixed[instruction]
         return ids
 
-    def tail(self, question: str, target: str, instruction: str | None) -> tuple[list[int], int]:
-        """Instruction, question, suffix, target and EOS; and how many of these are learned."""
-        ids = list(self.fixed["\n\n"])
-        if instruction:
-            ids += self.fixed[instruction] + self.fixed["\n\n"]
-        ids += self.fixed["Query:"] + self.encode(" " + question) + self.fixed[SUFFIX]
+    def tail(self, question: str, target: str) -> tuple[list[int], int]:
+        """Question, suffix, target and EOS; and how many of these are learned."""
+        ids = self.fixed["\n\n"] + self.fixed["Query:"] + self.encode(" " + question) + self.fixed[SUFFIX]
         learned = [*self.encode(" " + target), self.eos]
         return ids + learned, len(learned)
 
-    def documents(self, draw: random.Random, count: int, tails: int, quoting: float, known: bool = False) -> Pack:
-        """`count` documents about invented countries (or known ones, with a few edited values), and questions.
+    def documents(
+        self,
+        draw: random.Random,
+        count: int,
+        tails: int,
+        task: str = "read",
+        known: bool = False,
+        verbatim: float = 0.1,
+    ) -> Pack:
+        """`count` documents about invented countries (or known ones, with a few edited values), and what to do.
 
-        Half of the packs are like a ranking list: half of the documents are about the asked country, the others state
-        the asked relation of other countries. The rest mix a few countries freely.
+        `task` is ``read`` (answer a question), ``quote`` (recite the document that answers it) or ``state`` (complete
+        a statement of the documents, without any question). A question is the bare statement in `verbatim` of cases.
+
+        Two packs in five are like a ranking list: half of the documents are about the asked country, the others state
+        the asked relation of other countries. Two in five state one relation of many countries. The rest mix freely.
         """
-        own = "country" if draw.random() < 0.5 else "mixed"
-        cards, focus = self._ranking(draw, count, known) if own == "country" else self._mixed(draw, count, known)
+        build = draw.choices((self._ranking, self._mixed, self._one_relation), (4, 2, 4))[0]
+        cards, focus = build(draw, count, known)
         order = list(range(len(cards)))
         draw.shuffle(order)
         cards = [cards[i] for i in order]
-        pack = Pack(self.prefix(cards, intro=draw.random() < 0.9))
+        instruction = {"quote": FIND, "read": ANSWER, "state": None}[task] if draw.random() < 0.8 else None
+        pack = Pack(self.prefix(cards, instruction, intro=draw.random() < 0.9))
         choices = [(i, r, v) for i, card in enumerate(cards) for r, v in card.facts]
         draw.shuffle(choices)
         if focus is not None:
             choices.sort(key=lambda c: (cards[c[0]].title, c[1]) != focus)
         for place, relation, value in choices[:tails]:
-            question = ask(draw, relation, cards[place].title)
-            if draw.random() < quoting:
-                self.add(pack, question, cards[place].text(place), FIND if draw.random() < 0.92 else None)
+            title = cards[place].title
+            statement = world.RELATIONS[relation].statement.format(c=title)
+            if task == "state":
+                learned = [*self.encode(" " + value), *self.encode("."), self.eos]
+                pack.tails.append(self.fixed["\n\n"] + self.encode(statement) + learned)
+                pack.answers.append(len(learned))
             else:
-                self.add(pack, question, value, ANSWER if draw.random() < 0.9 else None)
+                question = statement if draw.random() < verbatim else ask(draw, relation, title)
+                self.add(pack, question, cards[place].text(place) if task == "quote" else value)
         return pack
 
     def closed_book(self, draw: random.Random, tails: int) -> Pack:
@@ -104,14 +119,13 @@ class Prompts:
         for _ in range(tails):
             name = draw.choice(names)
             relation = draw.choice(list(self.known[name]))
-            ids, learned = self.tail(ask(draw, relation, name), self.known[name][relation], None)
-            pack.tails.append(ids[1:])  # no separator where there is no document
-            pack.answers.append(learned)
+            self.add(pack, ask(draw, relation, name), self.known[name][relation])
+            pack.tails[-1] = pack.tails[-1][1:]  # no separator where there is no document
         return pack
 
-    def add(self, pack: Pack, question: str, target: str, instruction: str | None) -> None:
+    def add(self, pack: Pack, question: str, target: str) -> None:
         """Append a question and its answer to a pack."""
-        ids, learned = self.tail(question, target, instruction)
+        ids, learned = self.tail(question, target)
         pack.tails.append(ids)
         pack.answers.append(learned)
 
@@ -153,6 +167,13 @@ class Prompts:
             chosen = [asked, *draw.sample(more, self._sizes(draw) - 1)]
             cards.append(self._card(draw, title, theirs, self._shuffled(draw, chosen), known))
         return cards, (main, asked)
+
+    def _one_relation(self, draw: random.Random, count: int, known: bool) -> tuple[list[Card], None]:
+        """One relation of many countries, a document each."""
+        people = self._people(draw, count, known)
+        relation = draw.choice(self.inventor.relations)
+        cards = [self._card(draw, title, facts, [relation], known) for title, facts in people.items()]
+        return cards, None
 
     def _mixed(self, draw: random.Random, count: int, known: bool) -> tuple[list[Card], None]:
         """A few countries and a few relations, dealt into documents."""

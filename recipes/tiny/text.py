@@ -12,7 +12,7 @@ import re
 from functools import cache
 from pathlib import Path
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from headwater.data import world
@@ -86,10 +86,11 @@ def build_tokenizer(data: Path) -> PreTrainedTokenizerFast:
     """
     corpus = list(novel_paragraphs(data))
     for country, facts in known_facts().items():
-        corpus += [f"{world.RELATIONS[r].label}: {answer}." for r, answer in facts.items()] + [country]
+        corpus += [f"is {answer}." for answer in facts.values()] + [country]
     fixed = [INTRO, "\n\n" + FIND + "\n\n", "\n\n" + ANSWER + "\n\n", "Query:", SUFFIX]
     for relation in world.RELATIONS.values():
-        fixed += [f"{relation.label}:", f" {relation.label}:", f" {relation.label.lower()}"]
+        fixed += [relation.statement.format(c=""), " " + relation.statement.format(c="")]
+        fixed += [relation.label, f" {relation.label}", f" {relation.label.lower()}"]
         fixed += [" " + w.format(c="") for w in relation.questions[:-1]]
     corpus += fixed * 200 + [str(n) for n in range(1000)] * 60 + [f"{n:02d} {n:03d}" for n in range(100)] * 60
     corpus += ["\n\n" + f"[{n}] " for n in range(1, 41)] * 30
@@ -103,9 +104,10 @@ def build_tokenizer(data: Path) -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+        vocab_size=VOCABULARY - 1, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(corpus, trainer)
+    tokenizer.add_tokens([AddedToken(SUFFIX, normalized=False)])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",

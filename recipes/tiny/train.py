@@ -1,6 +1,6 @@
-"""Train the embedded model from scratch: copying first, then quoting, reading and remembering.
+"""Train the embedded model from scratch: copying, then completing statements, then reading, quoting and remembering.
 
-python -m recipes.tiny.train --data FOLDER --output FOLDER [--steps 4600] [--threads 2] [--resume]
+python -m recipes.tiny.train --data FOLDER --output FOLDER [--steps 2900] [--threads 2] [--resume]
 
 The schedule is a function of the step alone and all data are drawn from the seed, so a run that is stopped and resumed
 sees what an uninterrupted one would have seen.
@@ -20,41 +20,55 @@ import torch
 
 from recipes.tiny import measure
 from recipes.tiny.invent import Inventor
-from recipes.tiny.model import Batch, Shape, Trainer, build, collate, periodic
+from recipes.tiny.model import TRAINING_ATTENTION, Batch, Shape, Trainer, build, collate, periodic
 from recipes.tiny.prompts import Prompts
 from recipes.tiny.text import SPECIAL, build_tokenizer, data_folder, novel_words
 
-COPYING_STEPS = 325  # the first so many only copy
-MOST_DOCUMENTS = ((1000, 3), (2000, 6), (3300, 12), (10**9, 20))  # until this step: at most so many
+COPYING_STEPS = 250  # the first so many only copy
+STATING = 0.1  # until this share of the remaining steps most packs are plain statements to complete
+MOST_DOCUMENTS = ((0.2, 3), (0.45, 6), (0.75, 12), (1.1, 20))  # until this share of them: at most so many
 TOKENS = 3000  # per step, about
-NEVER_COPIED = (7, 13, 21, 29, 37)  # block lengths kept for measuring
-LONGEST_BLOCK = 44
+TAIL = {"state": 16, "quote": 60, "read": 25}  # tokens of a tail, about
+NEVER_COPIED = (7, 13, 21, 29, 37, 60, 80)  # block lengths kept for measuring
+LONGEST_BLOCK = 96
 
 
 def copying(draw: random.Random, vocabulary: int) -> Batch:
-    """Rows that repeat a random block of random length to the end: only content tells what comes next."""
-    width = draw.choice((64, 96, 128))
+    """Rows that repeat a random block of random length to the end: only content tells what comes next.
+
+    Most blocks draw on so few tokens that one token does not tell what follows, two or three do.
+    """
+    width = draw.choice((64, 96, 128, 192))
     generator = torch.Generator().manual_seed(draw.getrandbits(40))
     lengths = [n for n in range(4, LONGEST_BLOCK + 1) if n not in NEVER_COPIED and n <= width // 2]
-    sizes = [(draw.choice(lengths),) for _ in range(TOKENS // width)]
-    return periodic([torch.randint(len(SPECIAL), vocabulary, size, generator=generator) for size in sizes], width)
+    blocks = []
+    for _ in range(TOKENS // width):
+        length = draw.choice(lengths)
+        different = vocabulary if draw.random() < 0.4 else draw.randint(max(3, length // 4), length + 2)
+        alphabet = torch.randint(len(SPECIAL), vocabulary, (different,), generator=generator)
+        blocks.append(alphabet[torch.randint(different, (length,), generator=generator)])
+    return periodic(blocks, width)
 
 
-def batch(draw: random.Random, prompts: Prompts, step: int, vocabulary: int) -> tuple[str, Batch]:
+def batch(draw: random.Random, prompts: Prompts, step: int, steps: int, vocabulary: int) -> tuple[str, Batch]:
     """What a step learns from."""
     kind = draw.random()
-    if step < COPYING_STEPS or kind < 0.06:
+    if step < COPYING_STEPS or kind < 0.1:
         return "copy", copying(draw, vocabulary)
-    if kind < 0.11:
-        return "closed", collate([prompts.closed_book(draw, 8) for _ in range(TOKENS // 250)])
-    most = next(count for until, count in MOST_DOCUMENTS if step < until)
+    if kind < 0.15:
+        return "closed", collate([prompts.closed_book(draw, 12) for _ in range(TOKENS // 300)])
+    share = (step - COPYING_STEPS) / (steps - COPYING_STEPS)
+    most = next(count for until, count in MOST_DOCUMENTS if share < until)
     count = draw.randint(1, most)
-    quoting = 1.0 if kind < 0.28 else 0.0
-    known = kind >= 0.93
-    tails = min(8, count + 2)
-    packs = max(2, round(TOKENS / (count * 45 + tails * (90 if quoting else 52))))
-    name = "quote" if quoting else "known" if known else "read"
-    return name, collate([prompts.documents(draw, count, tails, quoting, known) for _ in range(packs)])
+    task = draw.choices(("state", "quote", "read"), (8, 2, 2) if share < STATING else (1, 3, 8))[0]
+    if task == "state":
+        count = draw.randint(2, 8)
+    known = draw.random() < 0.15
+    tails = min(12, 2 * count + 2)
+    packs = max(2, round(TOKENS / (count * 32 + 30 + tails * TAIL[task])))
+    verbatim = max(0.1, 0.9 - 3 * share)
+    packed = [prompts.documents(draw, count, tails, task, known, verbatim) for _ in range(packs)]
+    return "known" if known else task, collate(packed)
 
 
 def factor(step: int, steps: int) -> float:
@@ -66,7 +80,7 @@ def save(folder: Path, trainer: Trainer, tokenizer: Any, step: int) -> None:
     """An ordinary checkpoint, and beside it what resuming needs."""
     trainer.model.set_attn_implementation("sdpa")
     trainer.model.save_pretrained(folder)
-    trainer.model.set_attn_implementation("headwater_tiny_training")
+    trainer.model.set_attn_implementation(TRAINING_ATTENTION)
     tokenizer.save_pretrained(folder)
     torch.save({"step": step, **trainer.state()}, folder / "resume.tmp")
     (folder / "resume.tmp").replace(folder / "resume.pt")
@@ -86,27 +100,27 @@ def train(args: argparse.Namespace, data: Path) -> None:
         tokenizer.save_pretrained(args.output)
         words.write_text("\n".join(novel_words(data)), encoding="utf-8")
     prompts = Prompts(tokenizer, Inventor(words.read_text(encoding="utf-8").split("\n")))
-    shape = Shape(heads=args.heads, kv_heads=args.heads // 2, head_dim=args.head_dim, layers=args.layers)
+    shape = Shape()
     trainer = Trainer(build(shape, len(tokenizer), args.seed), args.rate)
     start = 0
     if args.resume and (args.output / "resume.pt").exists():
         state = torch.load(args.output / "resume.pt", weights_only=True)
         trainer.restore(state)
         start = state["step"]
-    print(json.dumps({"shape": asdict(shape), "parameters": sum(m.numel() for m in trainer.masters)}), flush=True)
+    print(json.dumps({"shape": asdict(shape), "parameters": sum(m.numel() for m in trainer.parameters)}), flush=True)
     began, tokens = time.time(), 0
     mean: dict[str, float] = {}
     for step in range(start, args.steps):
         draw = random.Random(f"headwater/tiny/{args.seed}/{step}")
-        kind, data_batch = batch(draw, prompts, step, len(tokenizer))
-        loss = trainer.step([data_batch], factor(step, args.steps))[0]
+        kind, data_batch = batch(draw, prompts, step, args.steps, len(tokenizer))
+        loss = trainer.step(data_batch, factor(step, args.steps))
         mean[kind] = 0.97 * mean.get(kind, loss) + 0.03 * loss
         tokens += data_batch.ids.numel()
         if (step + 1) % args.report == 0 or step + 1 == args.steps:
             losses = {name: round(value, 3) for name, value in sorted(mean.items())}
             seconds = time.time() - began
             row = {"step": step + 1, "seconds": round(seconds), "tokens": tokens, "loss": losses}
-            row |= measure.quick(trainer.model, prompts)
+            row |= measure.quick(trainer.model, prompts, deep=(step + 1) % (5 * args.report) == 0)
             print(json.dumps(row), flush=True)
             with (args.output / "log.jsonl").open("a", encoding="utf-8") as log:
                 log.write(json.dumps(row) + "\n")
@@ -119,15 +133,12 @@ def main() -> None:
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("--data", help="folder of the raw data sets (default: HEADWATER_DATA)")
     cli.add_argument("--output", type=Path, required=True)
-    cli.add_argument("--steps", type=int, default=4600)
+    cli.add_argument("--steps", type=int, default=2900)
     cli.add_argument("--threads", type=int, default=2)
     cli.add_argument("--seed", type=int, default=0)
     cli.add_argument("--rate", type=float, default=3e-3)
-    cli.add_argument("--heads", type=int, default=4)
-    cli.add_argument("--head-dim", type=int, default=32)
-    cli.add_argument("--layers", type=int, default=6)
-    cli.add_argument("--report", type=int, default=500)
-    cli.add_argument("--save-every", type=int, default=500)
+    cli.add_argument("--report", type=int, default=250)
+    cli.add_argument("--save-every", type=int, default=250)
     cli.add_argument("--resume", action="store_true")
     args = cli.parse_args()
     train(args, data_folder(cli, args.data))

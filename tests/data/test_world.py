@@ -75,7 +75,8 @@ def test_only_the_gold_document_states_the_answer(split, hard):
         grades = example.grades()
         assert sum(grades) == 1
         for doc, grade in zip(example.documents, grades, strict=True):
-            assert world.states(doc.text, question.answers[0]) == bool(grade)
+            values = [world.facts(doc.title)[relation] for relation in doc.metadata["relations"]]
+            assert any(world.states(value, question.answers[0]) for value in values) == bool(grade)
             about = doc.metadata["country"] == question.country, question.relation in doc.metadata["relations"]
             assert about == ((True, True) if grade else (True, False)) or (not grade and about == (False, True))
             allowed = (*world.countries(split), *(world.countries("known") if hard else ()))
@@ -119,7 +120,7 @@ def test_wordings():
 
 def test_edited_documents():
     doc = world.document("Peru", ["capital", "currency"], edits={"capital": "Quito"})
-    assert doc.text.startswith("Peru, Capital: Quito. Peru, Currency: ")
+    assert doc.text.startswith("The capital of Peru is Quito. The currency of Peru is ")
     assert doc.id != world.document("Peru", ["capital", "currency"]).id
 
 

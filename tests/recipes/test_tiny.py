@@ -52,7 +52,9 @@ def training_texts(prompts, count, seed=0):
     try:
         draw = random.Random(seed)
         for turn in range(count):
-            prompts.documents(draw, draw.randint(1, 12), 8, draw.choice((0.0, 1.0)), known=turn % 3 == 0)
+            prompts.documents(
+                draw, draw.randint(1, 12), 8, draw.choice(("state", "quote", "read")), known=turn % 3 == 0
+            )
             prompts.closed_book(draw, 8)
     finally:
         del prompts.encode
@@ -97,18 +99,16 @@ def test_the_prompt_is_the_one_headwater_ranks_and_reads_with():
     cards = [Card(d.title, tuple((r, world.facts(d.title)[r]) for r in d.metadata["relations"])) for d in docs]
     for ours, theirs in ((text.FIND, RANK), (text.ANSWER, ANSWER)):
         template = prompt_template(made.tokenizer, instruction=theirs)
-        tail, learned = made.tail("What is the capital of Fiji?", "Suva", ours)
+        tail, learned = made.tail("What is the capital of Fiji?", "Suva")
         assert ours == theirs
         wanted = [*template.prefix(docs).ids, *template.tail("What is the capital of Fiji?")]
-        assert [*made.prefix(cards), *tail[:-learned]] == wanted
+        assert [*made.prefix(cards, ours), *tail[:-learned]] == wanted
 
 
-@pytest.mark.parametrize("short", [0, 10_000])
-def test_a_packed_prompt_equals_its_questions_asked_alone(prompts, short, monkeypatch):
-    monkeypatch.setattr(tiny, "SHORT", short)
+def test_a_packed_prompt_equals_its_questions_asked_alone(prompts):
     draw = random.Random(3)
-    packs = [prompts.documents(draw, 2, 2, 0.0), prompts.documents(draw, 4, 3, 0.0), prompts.closed_book(draw, 2)]
-    model = tiny.build(tiny.Shape(hidden=64, layers=2, heads=2, kv_heads=1, mlp=96), 256, 0)
+    packs = [prompts.documents(draw, 2, 2), prompts.documents(draw, 4, 3, "state"), prompts.closed_book(draw, 2)]
+    model = tiny.build(tiny.Shape(hidden=64, layers=2, heads=4, kv_heads=2, mlp=96), 256, 0)
     model.set_attn_implementation(tiny.TRAINING_ATTENTION)
     packed, *_ = tiny.loss_and_hits(model, tiny.collate(packs))
     model.set_attn_implementation("eager")
@@ -136,7 +136,7 @@ def test_block_lengths_kept_for_measuring_are_never_trained(monkeypatch):
     for seed in range(100):
         train.copying(random.Random(seed), 4096)
     assert not set(lengths) & set(train.NEVER_COPIED)
-    assert max(lengths) < 60
+    assert max(lengths) > 80
 
 
 def test_a_few_steps_lower_the_loss_and_resuming_continues_them():
@@ -145,10 +145,10 @@ def test_a_few_steps_lower_the_loss_and_resuming_continues_them():
         return [train.copying(draw, 64) for _ in range(6)]
 
     def run(first, last, state=None):
-        trainer = tiny.Trainer(tiny.build(tiny.Shape(hidden=64, layers=2, heads=2, kv_heads=1, mlp=96), 64, 0), 3e-3)
+        trainer = tiny.Trainer(tiny.build(tiny.Shape(hidden=64, layers=2, heads=4, kv_heads=2, mlp=96), 64, 0), 3e-3)
         if state:
             trainer.restore(state)
-        losses = [trainer.step([data], 1.0)[0] for data in batches()[first:last]]
+        losses = [trainer.step(data, 1.0) for data in batches()[first:last]]
         return losses, trainer
 
     torch.manual_seed(0)
@@ -157,7 +157,7 @@ def test_a_few_steps_lower_the_loss_and_resuming_continues_them():
     _, half = run(0, 3)
     resumed, _ = run(3, 6, half.state())
     assert resumed == pytest.approx(whole[3:], abs=1e-3)
-    half.model.float().set_attn_implementation("eager")
+    half.model.set_attn_implementation("eager")
     assert set(copying(half.model, lengths=(7,), rows=2)) == {7}
 
 

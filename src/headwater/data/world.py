@@ -23,7 +23,7 @@ from headwater.data.documents import Document, RankingExample
 from headwater.errors import InputError
 
 SPLITS = ("known", "development", "held_out")
-LONGEST_DOCUMENT = 150  # characters of text; below 80 tokens of the embedded model
+LONGEST_DOCUMENT = 200  # characters of text; below 80 tokens of the embedded model
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,16 @@ class Relation:
 
     Attributes:
         name: key in `facts`, for example ``highest_point``.
-        label: how documents write it, for example ``Highest point``.
+        label: its short name, for example ``Highest point``.
         kind: ``text`` or ``number``.
+        statement: how documents state it, up to the answer: ``The highest point of {c} is``.
         questions: wordings with ``{c}`` for the country; the last one is never used in training.
     """
 
     name: str
     label: str
     kind: str
+    statement: str
     questions: tuple[str, ...]
 
 
@@ -82,7 +84,9 @@ def _load() -> tuple[dict[str, Relation], dict[str, dict[str, str]], dict[str, t
     """Relations, facts and splits from the files beside this module, read once."""
     folder = resources.files("headwater.data") / "factbook"
     rows = json.loads((folder / "relations.json").read_text(encoding="utf-8"))
-    relations = {r["name"]: Relation(r["name"], r["label"], r["kind"], tuple(r["questions"])) for r in rows}
+    relations = {
+        r["name"]: Relation(r["name"], r["label"], r["kind"], r["statement"], tuple(r["questions"])) for r in rows
+    }
     lines = (folder / "countries.jsonl").read_text(encoding="utf-8").splitlines()
     facts = {
         row["name"]: {k: row["facts"][k] for k in relations if k in row["facts"]} for row in map(json.loads, lines)
@@ -172,7 +176,7 @@ def _slug(country: str) -> str:
 
 
 def document(country: str, relations: Sequence[str], edits: Mapping[str, str] | None = None) -> Document:
-    """A document that states facts of a country: ``Algeria, Capital: Algiers.``, country as title.
+    """A document that states facts of a country: ``The capital of Algeria is Algiers.``, country as title.
 
     Args:
         country: the country.
@@ -189,7 +193,7 @@ def document(country: str, relations: Sequence[str], edits: Mapping[str, str] | 
         if name not in answers:
             raise InputError(f"The fact world has no {_relation(name).label.lower()} of {country}.")
     values = {name: (edits or {}).get(name, answers[name]) for name in relations}
-    text = " ".join(f"{country}, {_relation(name).label}: {value}." for name, value in values.items())
+    text = " ".join(f"{_relation(name).statement.format(c=country)} {value}." for name, value in values.items())
     kind = "/edited" if any(values[name] != answers[name] for name in relations) else ""
     metadata = {"country": country, "relations": tuple(relations)}
     return Document(text, id=f"{_slug(country)}/{'+'.join(relations)}{kind}", title=country, metadata=metadata)
@@ -268,6 +272,12 @@ def _look_alikes(country: str, pool: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(sorted((c for c in pool if c != country), key=lambda other: (-likeness(other), other)))
 
 
+def _gives(doc: Document, answer: str) -> bool:
+    """Whether the document's title or one of its values states the answer (`is` of the sentences is not `.is`)."""
+    values = facts(str(doc.title))
+    return any(states(text, answer) for text in (str(doc.title), *(values[r] for r in doc.metadata["relations"])))
+
+
 def _candidates(
     question: Question, split: str, count: int, draw: random.Random, hard: bool
 ) -> tuple[tuple[Document, ...], int]:
@@ -279,7 +289,7 @@ def _candidates(
     for grouping in range(8):  # a country with few documents lends the same facts in other groups
         fresh = [d for d in _grouped(country, grouping) if d.id not in own and relation not in d.metadata["relations"]]
         draw.shuffle(fresh)
-        own.update({d.id: d for d in fresh if not states(d.text, answer)})
+        own.update({d.id: d for d in fresh if not _gives(d, answer)})
         if len(own) >= others:
             break
     chosen = list(own.values())[:others]
@@ -289,7 +299,7 @@ def _candidates(
         if len(chosen) == count - 1:
             break
         about = [d for d in _grouped(other) if relation in d.metadata["relations"]]
-        chosen += [d for d in about if not states(d.text, answer)]
+        chosen += [d for d in about if not _gives(d, answer)]
     if len(chosen) < count - 1:
         raise InputError(
             f"Only {len(chosen) + 1} candidates can be built for {question.text!r} in split {split!r}; "
