@@ -87,20 +87,22 @@ class Prompts:
         a statement of the documents, without any question). A question is the bare statement in `verbatim` of cases.
 
         Two packs in five are like a ranking list: half of the documents are about the asked country, the others state
-        the asked relation of other countries. Two in five state one relation of many countries. The rest mix freely.
+        the asked relation of other countries. Two in ten state one relation of many countries (only the name tells
+        them apart), three in ten are about one country (only the relation does). The rest mix freely.
         """
-        build = draw.choices((self._ranking, self._mixed, self._one_relation), (4, 2, 4))[0]
+        build = draw.choices((self._ranking, self._mixed, self._one_relation, self._one_country), (4, 1, 2, 3))[0]
         cards, focus = build(draw, count, known)
         order = list(range(len(cards)))
         draw.shuffle(order)
         cards = [cards[i] for i in order]
-        instruction = {"quote": FIND, "read": ANSWER, "state": None}[task] if draw.random() < 0.8 else None
+        instructions = {"state": (None,), "quote": (FIND, FIND, None), "read": (FIND, FIND, ANSWER, ANSWER, None)}
+        instruction = draw.choice(instructions[task])
         pack = Pack(self.prefix(cards, instruction, intro=draw.random() < 0.9))
-        choices = [(i, r, v) for i, card in enumerate(cards) for r, v in card.facts]
-        draw.shuffle(choices)
+        stated = [(i, r, v) for i, card in enumerate(cards) for r, v in card.facts]
+        draw.shuffle(stated)
         if focus is not None:
-            choices.sort(key=lambda c: (cards[c[0]].title, c[1]) != focus)
-        for place, relation, value in choices[:tails]:
+            stated.sort(key=lambda c: (cards[c[0]].title, c[1]) != focus)
+        for place, relation, value in stated[:tails]:
             title = cards[place].title
             statement = world.RELATIONS[relation].statement.format(c=title)
             if task == "state":
@@ -174,6 +176,12 @@ class Prompts:
         relation = draw.choice(self.inventor.relations)
         cards = [self._card(draw, title, facts, [relation], known) for title, facts in people.items()]
         return cards, None
+
+    def _one_country(self, draw: random.Random, count: int, known: bool) -> tuple[list[Card], None]:
+        """Many relations of one country, one to a document."""
+        (title, facts), *_ = self._people(draw, 1, known).items()
+        few = [r for r in self.inventor.relations if not known or r in facts]
+        return [self._card(draw, title, facts, [r], known) for r in draw.sample(few, min(count, len(few)))], None
 
     def _mixed(self, draw: random.Random, count: int, known: bool) -> tuple[list[Card], None]:
         """A few countries and a few relations, dealt into documents."""

@@ -60,7 +60,7 @@ def batch(draw: random.Random, prompts: Prompts, step: int, steps: int, vocabula
     share = (step - COPYING_STEPS) / (steps - COPYING_STEPS)
     most = next(count for until, count in MOST_DOCUMENTS if share < until)
     count = draw.randint(1, most)
-    task = draw.choices(("state", "quote", "read"), (8, 2, 2) if share < STATING else (1, 3, 8))[0]
+    task = draw.choices(("state", "quote", "read"), (8, 2, 2) if share < STATING else (1, 1, 8))[0]
     if task == "state":
         count = draw.randint(2, 8)
     known = draw.random() < 0.15
