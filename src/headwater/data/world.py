@@ -148,8 +148,7 @@ def normalise(text: str) -> str:
 
 def exact_match(prediction: str, answers: str | Iterable[str]) -> bool:
     """Whether the prediction equals one of the answers after `normalise`."""
-    accepted = (answers,) if isinstance(answers, str) else tuple(answers)
-    return normalise(prediction) in {normalise(answer) for answer in accepted}
+    return normalise(prediction) in {normalise(a) for a in ((answers,) if isinstance(answers, str) else answers)}
 
 
 def states(text: str, answer: str) -> bool:
@@ -298,8 +297,7 @@ def _candidates(
     for other in order:
         if len(chosen) == count - 1:
             break
-        about = [d for d in _grouped(other) if relation in d.metadata["relations"]]
-        chosen += [d for d in about if not _gives(d, answer)]
+        chosen += [d for d in _grouped(other) if relation in d.metadata["relations"] and not _gives(d, answer)]
     if len(chosen) < count - 1:
         raise InputError(
             f"Only {len(chosen) + 1} candidates can be built for {question.text!r} in split {split!r}; "
