@@ -2,8 +2,8 @@
 
 python -m recipes.tiny.train --data FOLDER --output FOLDER [--steps 2900] [--threads 2] [--resume]
 
-The schedule is a function of the step alone and all data are drawn from the seed, so a run that is stopped and resumed
-sees what an uninterrupted one would have seen.
+The schedule is a function of the step and of --steps, and all data are drawn from the seed, so a run that is stopped
+and resumed with the same --steps sees what an uninterrupted one would have seen.
 """
 
 from __future__ import annotations

@@ -122,6 +122,23 @@ def test_a_packed_prompt_equals_its_questions_asked_alone(prompts):
     assert packed.item() == pytest.approx(total / count, abs=1e-4)
 
 
+def test_the_start_looks_one_and_two_tokens_back_and_matches_two():
+    shape = tiny.Shape()
+    model = tiny.build(shape, 512, 0)
+    model.set_attn_implementation("eager")
+    ids = torch.randperm(500)[:24] + 3
+    first, second = 100, 101  # the only pair: after it comes the answer; each of the two also stands with another
+    ids[4], ids[5] = first, second
+    ids[10], ids[14], ids[23] = first, second, second
+    ids[22] = first
+    maps = [layer[0] for layer in model(input_ids=ids[None], output_attentions=True).attentions[:2]]
+    places = torch.arange(4, 24)
+    for head, back in ((0, 1), (shape.heads // shape.kv_heads, 2)):
+        assert (maps[0][head, places].argmax(-1) == places - back).all()
+    row = maps[1][0, 23]
+    assert row[6] > row[15] > row[8]  # after the pair, after the second token alone, elsewhere
+
+
 def test_blocks_are_learned_only_where_they_repeat():
     batch = tiny.periodic([torch.arange(10, 14), torch.arange(20, 25)], 12)
     for row, period in ((0, 4), (1, 5)):
