@@ -1,7 +1,7 @@
 """What reading attention rows costs beside a plain prefill and beside eager attention maps.
 
     python -m benchmarks.capture_speed                       # about 15 minutes on two idle cores
-    python -m benchmarks.capture_speed --lengths 1024 --eager-lengths 1024 --repeats 3
+    python -m benchmarks.capture_speed --lengths 8192      # one length; others in the file stay
 
 A random 100 M-parameter Llama in fp32. Each round runs, one after the other: the plain prefill (base model, sdpa, no
 cache, no LM head), `hw.capture` of 16 heads and 64 rows with a stop at half the layers, the same without a stop, and at
@@ -12,6 +12,7 @@ ratio to the plain prefill within the round.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import time
@@ -90,6 +91,15 @@ def measure(lm: LanguageModel, length: int, repeats: int, eager: bool) -> dict[s
     return report
 
 
+def measured_before(path: Path, made: dict[str, Any]) -> dict[str, Any]:
+    """Lengths that the file already holds from the same settings, versions and machine; they are kept."""
+    if not path.is_file():
+        return {}
+    old: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    same = {**old["made"], "date": None} == {**made, "date": None}
+    return dict(old["lengths"]) if same else {}
+
+
 def main() -> None:
     """Run the benchmark and write the JSON."""
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -105,10 +115,11 @@ def main() -> None:
     parameters = sum(p.numel() for p in lm.model.parameters())
     settings = {"parameters": parameters, "heads": HEADS, "rows": ROWS, "repeats": args.repeats, "dtype": "float32"}
     made = made_with("python -m benchmarks.capture_speed", "random Llama", 0, **settings)
-    lengths: dict[str, Any] = {}
+    lengths = measured_before(args.output, made)
     report = {"made": made, "lengths": lengths}
     for length in args.lengths:
         lengths[str(length)] = measure(lm, length, args.repeats, length in args.eager_lengths)
+        report["lengths"] = lengths = dict(sorted(lengths.items(), key=lambda item: int(item[0])))
         print(f"wrote {write_json(args.output, report)}", flush=True)
     for page in args.page:
         print(f"wrote {fill_page(page, speed(report))}")

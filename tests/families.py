@@ -47,13 +47,21 @@ _SPECIAL: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "gpt_oss": (T.GptOssConfig, T.GptOssForCausalLM, {"head_dim": 16, "num_local_experts": 4, **_WINDOW}),
     "starcoder2": (T.Starcoder2Config, T.Starcoder2ForCausalLM, _WINDOW),
 }
+_OWN_ATTENTION: dict[str, tuple[Any, Any, dict[str, Any]]] = {  # outside transformers' attention interface
+    "bloom": (T.BloomConfig, T.BloomForCausalLM, {"n_layer": 4, "n_head": 8}),
+    "mpt": (T.MptConfig, T.MptForCausalLM, {"d_model": 64, "n_heads": 8, "n_layers": 4, "max_seq_len": 512}),
+    "falcon": (T.FalconConfig, T.FalconForCausalLM, {"alibi": False}),
+    "falcon-new": (T.FalconConfig, T.FalconForCausalLM, {"new_decoder_architecture": True, "num_kv_heads": 2}),
+    "falcon-alibi": (T.FalconConfig, T.FalconForCausalLM, {"alibi": True, "multi_query": False}),
+}
 FAMILIES = sorted(_SPECIAL)
+OWN_ATTENTION = sorted(_OWN_ATTENTION)
 
 
 def family_model(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32):
     """A random model of the family (a part after "-" names a variant), in eval mode."""
     torch.manual_seed(seed)
-    config, model, own = _SPECIAL[name]
+    config, model, own = {**_SPECIAL, **_OWN_ATTENTION}[name]
     common = _GPT2 if name.startswith("gpt2") else _COMMON
     built = model(config(**{**common, **own}))
     with torch.no_grad():

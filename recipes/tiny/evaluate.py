@@ -8,7 +8,6 @@ Nothing here is used to choose anything; choices are made on development countri
 from __future__ import annotations
 
 import argparse
-import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -99,19 +98,15 @@ def closed_book(lm: Any, n: int) -> Json:
 def conflict(lm: Any, n: int) -> Json:
     """A known country's document with another country's answer in place of its own: which of the two is said?"""
     template = prompt_template(lm.tokenizer, instruction="answer")
-    draw = random.Random(0)
-    rows = []
-    for q in world.questions("known", seed=1, wording=-1):
-        own = world.facts(q.country)[q.relation]
-        others = [world.facts(c).get(q.relation, own) for c in draw.sample(world.countries("known"), 20)]
-        other = next((a for a in others if not world.states(a, own) and not world.states(own, a)), None)
-        if other is not None and q.relation in known_facts().get(q.country, {}):
-            rows.append((q, other, world.document(q.country, [q.relation], {q.relation: other})))
-    rows = rows[:n]
-    said = decode(lm, [[*template.prefix([d]).ids, *template.tail(q.text)] for q, _, d in rows])
-    document = [float(world.exact_match(s, other)) for s, (_, other, _) in zip(said, rows, strict=True)]
-    memory = [float(world.exact_match(s, q.answers)) for s, (q, _, _) in zip(said, rows, strict=True)]
-    groups = [q.country for q, _, _ in rows]
+    rows = [
+        e
+        for e in world.conflict_examples("known", 2 * n, seed=1, wording=-1)
+        if e.question.relation in known_facts().get(e.question.country, {})
+    ][:n]
+    said = decode(lm, [[*template.prefix(e.documents).ids, *template.tail(e.question.text)] for e in rows])
+    document = [float(world.exact_match(s, e.stated)) for s, e in zip(said, rows, strict=True)]
+    memory = [float(world.exact_match(s, e.question.answers)) for s, e in zip(said, rows, strict=True)]
+    groups = [e.question.country for e in rows]
     return {
         "document's answer": mean_interval(document, groups).as_dict(),
         "memory's answer": mean_interval(memory, groups).as_dict(),

@@ -2,7 +2,7 @@
 
     python -m recipes.tiny.extract --data FOLDER        # FOLDER/text/factbook/factbook_fields.jsonl
 
-Writes `countries.jsonl` (one line per country: name and answers) and `splits.json` beside `headwater.data.world`.
+Writes `countries.jsonl` (a line per country: name, answers, neighbours) and `splits.json` to `headwater.data.factbook`.
 Answers are kept short: years, parentheses, estimates and HTML entities go, lists keep their first entry.
 """
 
@@ -156,14 +156,34 @@ FIELDS: dict[str, tuple[tuple[str, ...], Callable[[str], str]]] = {
 }
 
 
+BORDERS = "Geography / Land boundaries / border countries"
+CALLED = {  # how border lists call a country -> how it is called here
+    "Republic of the Congo": "Congo Republic",
+    "The Gambia": "Gambia",
+    "UAE": "United Arab Emirates",
+    "UK": "United Kingdom",
+    "US": "United States",
+    "Cote d'Ivoire": "Côte d'Ivoire",
+    "Czech Republic": "Czechia",
+    "Macedonia": "North Macedonia",
+}
+
+
 def words(text: str) -> str:
     """Lower-case words between spaces, for whole-word containment."""
     return " " + " ".join(re.findall(r"\w+", text.lower())) + " "
 
 
-def read_countries(path: Path) -> dict[str, dict[str, str]]:
-    """Country name -> relation -> answer, for every place with a capital and at least 20 short facts."""
+def neighbours(text: str) -> dict[str, str]:
+    """Name of a neighbour, as the text has it -> length of the border."""
+    found = (re.fullmatch(r"(\D+) ([\d,.]+ km)", plain(part)) for part in re.split(r";|(?<=km),", text))
+    return {entry[1]: entry[2] for entry in found if entry}
+
+
+def read_countries(path: Path) -> tuple[dict[str, dict[str, str]], dict[str, dict[str, str]]]:
+    """Relation -> answer and neighbour -> border of every place with a capital and at least 20 short facts."""
     countries: dict[str, dict[str, str]] = {}
+    borders: dict[str, dict[str, str]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         if row["path"].startswith(NOT_COUNTRIES):
@@ -181,7 +201,11 @@ def read_countries(path: Path) -> dict[str, dict[str, str]]:
             facts[relation] = answer
         if len(facts) >= (20 if "capital" in facts else 24):
             countries[name] = facts
-    return dict(sorted(countries.items()))
+            borders[name] = neighbours(raw.get(BORDERS, ""))
+    for name, lengths in borders.items():
+        called = {CALLED.get(other, other): length for other, length in lengths.items()}
+        borders[name] = {other: length for other, length in called.items() if other in countries}
+    return dict(sorted(countries.items())), borders
 
 
 def draw_splits(
@@ -206,9 +230,12 @@ def main() -> None:
     data = cli.parse_args().data
     if not data:
         cli.error("name the data folder with --data or HEADWATER_DATA")
-    countries = read_countries(Path(data) / "text" / "factbook" / "factbook_fields.jsonl")
+    countries, borders = read_countries(Path(data) / "text" / "factbook" / "factbook_fields.jsonl")
     splits = draw_splits(countries)
-    rows = [json.dumps({"name": name, "facts": facts}, ensure_ascii=False) for name, facts in countries.items()]
+    rows = [
+        json.dumps({"name": name, "facts": facts, "neighbours": borders[name]}, ensure_ascii=False)
+        for name, facts in countries.items()
+    ]
     (OUTPUT / "countries.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
     (OUTPUT / "splits.json").write_text(
         json.dumps({"seed": SEED, **splits}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"

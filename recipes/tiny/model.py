@@ -127,25 +127,18 @@ def training_attention(
     """Attention `[batch, head, query, key]` for training on a CPU.
 
     Prefix tokens attend causally; tail tokens attend to the prefix and to their own tail. `call["layout"]` holds prefix
-    width, number of tails and tail width; `call["hidden"]` is added to the scores of the prefix and hides its padding.
+    width, number of tails and tail width; `call["visible"]` is added to the scores of the tail tokens (see `Batch`).
     """
-    width, count, length = call["layout"]
+    width, count, _ = call["layout"]
     groups = query.shape[1] // key.shape[1]
     key, value = (t.repeat_interleave(groups, 1) for t in (key, value))
     q, k, v = (t[:, :, :width] for t in (query, key, value))
     out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling)
     if count:
-        batch, heads, _, size = query.shape
-        q, k, v = (t[:, :, width:].reshape(batch, heads, count, length, size) for t in (query, key, value))
-        flat = q.reshape(batch, heads, count * length, size)
-        far = flat @ key[:, :, :width].transpose(-1, -2) * scaling + call["hidden"]
-        causal = torch.full((length, length), -1e4, dtype=query.dtype).triu(1)
-        near = (q @ k.transpose(-1, -2) * scaling + causal).reshape(batch, heads, count * length, length)
-        weights = torch.softmax(torch.cat((far, near), -1), -1)
-        far, near = weights.split((width, length), -1)
-        tails = far @ value[:, :, :width]
-        own = near.reshape(batch, heads, count, length, length) @ v
-        out = torch.cat((out, tails + own.reshape(batch, heads, count * length, size)), 2)
+        tails = F.scaled_dot_product_attention(
+            query[:, :, width:], key, value, attn_mask=call["visible"], scale=scaling
+        )
+        out = torch.cat((out, tails), 2)
     return out.transpose(1, 2).contiguous(), None
 
 
@@ -156,14 +149,15 @@ AttentionInterface.register(TRAINING_ATTENTION, training_attention)
 class Batch:
     """Ids, labels (already shifted: the label of a position is the token after it), positions, and the layout.
 
-    `hidden` is 0 for real prefix tokens and -1e4 for padding, `[batch, 1, 1, prefix]`.
+    `visible` is 0 where a tail token may look (real prefix tokens, itself and what precedes it in its tail) and -1e4
+    elsewhere, `[batch, 1, tails x tail, prefix + tails x tail]`; empty where there are no tails.
     """
 
     ids: Tensor
     labels: Tensor
     positions: Tensor
     layout: tuple[int, int, int]
-    hidden: Tensor
+    visible: Tensor
 
 
 def collate(packs: list[Pack]) -> Batch:
@@ -174,19 +168,21 @@ def collate(packs: list[Pack]) -> Batch:
     ids = torch.zeros(len(packs), width + count * length, dtype=torch.long)
     labels = torch.full_like(ids, IGNORE)
     positions = torch.zeros_like(ids)
-    hidden = torch.full((len(packs), 1, 1, width), -1e4)
+    owner, order = torch.arange(count).repeat_interleave(length), torch.arange(length).repeat(count)
+    visible = torch.full((len(packs), 1, count * length, ids.shape[1]), -1e4)
+    visible[..., width:][..., (owner[:, None] == owner) & (order[:, None] >= order)] = 0
     for row, pack in enumerate(packs):
         start = len(pack.prefix)
         ids[row, :start] = torch.tensor(pack.prefix)
         positions[row, :start] = torch.arange(start)
-        hidden[row, :, :, :start] = 0
+        visible[row, :, :, :start] = 0
         for index, (tail, learned) in enumerate(zip(pack.tails, pack.answers, strict=True)):
             place = width + index * length
             end = place + len(tail)
             ids[row, place:end] = torch.tensor(tail)
             positions[row, place:end] = torch.arange(start, start + len(tail))
             labels[row, end - learned - 1 : end - 1] = ids[row, end - learned : end]
-    return Batch(ids, labels, positions, (width, count, length), hidden)
+    return Batch(ids, labels, positions, (width, count, length), visible)
 
 
 def periodic(blocks: list[Tensor], width: int) -> Batch:
@@ -195,7 +191,7 @@ def periodic(blocks: list[Tensor], width: int) -> Batch:
     labels = torch.full_like(ids, IGNORE)
     for row, block in enumerate(blocks):
         labels[row, len(block) : -1] = ids[row, len(block) + 1 :]
-    return Batch(ids, labels, torch.arange(width).expand_as(ids), (width, 0, 0), torch.zeros(len(ids), 1, 1, width))
+    return Batch(ids, labels, torch.arange(width).expand_as(ids), (width, 0, 0), torch.empty(0))
 
 
 def loss_and_hits(model: LlamaForCausalLM, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -208,7 +204,7 @@ def loss_and_hits(model: LlamaForCausalLM, batch: Batch) -> tuple[Tensor, Tensor
         position_ids=batch.positions,
         use_cache=False,
         layout=batch.layout,
-        hidden=batch.hidden,
+        visible=batch.visible,
     ).last_hidden_state
     rows, columns = torch.nonzero(batch.labels != IGNORE, as_tuple=True)
     logits = model.lm_head(hidden[rows, columns])

@@ -15,12 +15,33 @@ from headwater.headset import HeadSet
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["demo"], ["ask"], ["rank"], ["heads"], ["heads", "find"], ["heads", "show"], ["eval"], ["eval", "run"]],
+    [
+        [],
+        ["demo"],
+        ["ask"],
+        ["rank"],
+        ["heads"],
+        ["heads", "find"],
+        ["heads", "show"],
+        ["eval"],
+        ["eval", "run"],
+        ["models"],
+    ],
 )
 def test_help_has_an_example(call: Any, arguments: list[str]) -> None:
     result = call(*arguments, "--help")
     assert result.exit_code == 0
     assert arguments in ([], ["heads"], ["eval"]) or f"headwater {' '.join(arguments)}" in result.stdout
+
+
+def test_models_are_listed(call: Any) -> None:
+    rows = {row["family"]: row for row in json.loads(call("models", "--json").stdout)}
+    assert rows["llama"] == {
+        "family": "llama", "attention_rows": True, "head_outputs": True, "fold": True, "why_not": None
+    }  # fmt: skip
+    assert not rows["bloom"]["attention_rows"]
+    shown = call("models").stdout
+    assert all(name in shown for name in rows)
 
 
 def test_version(call: Any) -> None:

@@ -5,7 +5,8 @@ import torch
 from test_rows import eager_maps, expected
 
 import headwater as hw
-from families import FAMILIES, VOCABULARY, family_model
+from families import FAMILIES, OWN_ATTENTION, VOCABULARY, family_model
+from headwater.errors import ModelError
 from headwater.instrument.prefix import SharedPrefix
 from headwater.model.anatomy import FAMILIES as SUPPORTED
 from models import byte_tokenizer
@@ -16,7 +17,18 @@ def tokens(*shape: int, seed: int = 1) -> torch.Tensor:
 
 
 def test_every_supported_family_is_tested():
-    assert {name.split("-")[0] for name in FAMILIES} == set(SUPPORTED)
+    for names, interface in ((FAMILIES, True), (OWN_ATTENTION, False)):
+        assert {name.split("-")[0] for name in names} == {f for f in SUPPORTED if SUPPORTED[f].interface is interface}
+
+
+@pytest.mark.parametrize("name", OWN_ATTENTION)
+def test_rows_outside_the_interface_are_refused_in_words(name):
+    lm = hw.load(model=family_model(name), tokenizer=byte_tokenizer())
+    assert lm.anatomy.num_heads == 8
+    assert lm.anatomy.num_kv_heads == {"falcon": 1, "falcon-new": 2}.get(name, 8)
+    assert lm.max_length > 0
+    with pytest.raises(ModelError, match="rows cannot be read"), hw.capture(lm, heads=[(0, 0)], rows=[-1]):
+        lm.model(input_ids=tokens(1, 9))
 
 
 # Not in float64: eager Gemma 2 and gpt-oss take float32 steps of their own, expert layers have no float64 kernel.

@@ -6,7 +6,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoModelForCausalLM
 
 import headwater as hw
-from families import FAMILIES, VOCABULARY, family_model
+from families import FAMILIES, OWN_ATTENTION, VOCABULARY, family_model
 from headwater.errors import HeadSetError, InputError, ModelError
 from headwater.instrument.outputs import reference_means
 from headwater.model.anatomy import output_projections
@@ -42,7 +42,7 @@ def heads_by_hand(lm, ids):
     return [z.unflatten(-1, (lm.anatomy.num_heads, -1)) for z in kept]
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", FAMILIES + OWN_ATTENTION)
 def test_fold_equals_scaled_and_unfold_undoes_it(name):
     lm, ids, heads = family_lm(name), tokens(2, 20), hw.HeadSet(HEADS, COEFFICIENTS)
     before = logits(lm, ids)
@@ -57,7 +57,7 @@ def test_fold_equals_scaled_and_unfold_undoes_it(name):
     assert (logits(lm, ids) - before).abs().max() / scale <= 2e-5
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", FAMILIES + OWN_ATTENTION)
 def test_zero_equals_zeroed_columns(name):
     lm, ids = family_lm(name), tokens(2, 20)
     with hw.ablated(lm, HEADS):

@@ -81,7 +81,7 @@ def _slices(lm: LanguageModel, heads: HeadSet, factors: list[float]) -> Iterator
         weight: torch.Tensor = module.weight  # type: ignore[assignment]
         if isinstance(module, Conv1D):
             width, columns = weight.shape[0], False  # [in, out]
-        elif type(module) is torch.nn.Linear and weight.is_floating_point():
+        elif _plain(module) and weight.is_floating_point():
             width, columns = weight.shape[1], True  # [out, in]
         else:
             raise ModelError(
@@ -92,3 +92,9 @@ def _slices(lm: LanguageModel, heads: HeadSet, factors: list[float]) -> Iterator
         for place, head in members:
             part = slice(head * size, (head + 1) * size)
             yield weight, (slice(None), part) if columns else part, factors[place]
+
+
+def _plain(module: torch.nn.Module) -> bool:
+    """Whether a projection is a plain linear layer, torch's own or one that a model of transformers derives from it."""
+    own = type(module).__module__.startswith("transformers.models.") and isinstance(module, torch.nn.Linear)
+    return own or type(module) is torch.nn.Linear

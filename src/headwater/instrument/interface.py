@@ -22,7 +22,7 @@ from transformers.masking_utils import eager_mask, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from headwater.errors import ModelError
-from headwater.model.anatomy import decoder, unwrapped
+from headwater.model.anatomy import FAMILIES, decoder, unwrapped
 from headwater.model.lm import LanguageModel
 
 Kernel = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
@@ -105,9 +105,14 @@ def routed(lm: LanguageModel, handler: Handler) -> Iterator[None]:
     ours.
 
     Raises:
-        ModelError: the model uses an attention implementation that headwater does not stand in for, or another thread
-            is inside such a block on the same model.
+        ModelError: the model computes attention outside transformers' interface or with an implementation that
+            headwater does not stand in for, or another thread is inside such a block on the same model.
     """
+    if not FAMILIES[lm.anatomy.family].interface:
+        raise ModelError(
+            f"{lm.name!r} is a {lm.anatomy.family} model, which computes attention outside transformers' attention "
+            "interface: its rows cannot be read; scaling, ablating and folding heads work (`headwater models`)."
+        )
     model, stack = unwrapped(lm.model), decoder(lm.model)
     before = model.config._attn_implementation
     stock = before.removeprefix(_PREFIX) if isinstance(before, str) else before

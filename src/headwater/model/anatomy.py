@@ -20,21 +20,25 @@ class Family:
 
     Attributes:
         layers: the list of decoder layers, inside the stack.
-        attention: the attention module inside a layer; it calls transformers' attention interface.
+        attention: the attention module inside a layer.
         output: the output projection inside the attention module.
         stack: the module that runs the layers, inside the base model ("": the base model itself).
+        interface: whether attention runs through transformers' attention interface, where its rows can be read.
     """
 
     layers: str
     attention: str
     output: str
     stack: str = ""
+    interface: bool = True
 
 
 _LLAMA_LIKE = Family(layers="layers", attention="self_attn", output="o_proj")
 FAMILIES = {
+    "bloom": Family(layers="h", attention="self_attention", output="dense", interface=False),
     "cohere": _LLAMA_LIKE,
     "cohere2": _LLAMA_LIKE,
+    "falcon": Family(layers="h", attention="self_attention", output="dense", interface=False),
     "gemma2": _LLAMA_LIKE,
     "gemma3_text": _LLAMA_LIKE,
     "gpt2": Family(layers="h", attention="attn", output="c_proj"),
@@ -44,6 +48,7 @@ FAMILIES = {
     "llama": _LLAMA_LIKE,
     "mistral": _LLAMA_LIKE,
     "mixtral": _LLAMA_LIKE,
+    "mpt": Family(layers="blocks", attention="attn", output="out_proj", interface=False),
     "olmo2": _LLAMA_LIKE,
     "opt": Family(layers="layers", attention="self_attn", output="out_proj", stack="decoder"),
     "phi": Family(layers="layers", attention="self_attn", output="dense"),
@@ -123,12 +128,31 @@ def read_anatomy(model: Any) -> Anatomy:
         if attention is None or getattr(attention, parts.output, None) is None:
             missing = parts.attention if attention is None else f"{parts.attention}.{parts.output}"
             raise ModelError(f"Layer {index} of this {family} model has no {missing!r}.")
+    if getattr(config, "slow_but_exact", False) and config.pretraining_tp > 1:
+        raise ModelError(
+            "This BLOOM checkpoint runs slow_but_exact, which bypasses the output projection; turn it off."
+        )
     heads = int(config.num_attention_heads)
     return Anatomy(
         family=family,
         num_layers=len(layers),
         num_heads=heads,
-        num_kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
+        num_kv_heads=_kv_heads(config, heads),
         head_dim=int(getattr(config, "head_dim", None) or config.hidden_size // heads),
-        max_length=int(config.max_position_embeddings),
+        max_length=_max_length(config),
     )
+
+
+def _kv_heads(config: Any, heads: int) -> int:
+    """Key/value heads; the older families say it in their own words."""
+    if config.model_type in ("bloom", "mpt"):
+        return heads
+    if config.model_type == "falcon":
+        return config.num_kv_heads if config.new_decoder_architecture else 1 if config.multi_query else heads
+    return int(getattr(config, "num_key_value_heads", None) or heads)
+
+
+def _max_length(config: Any) -> int:
+    """Positions the model was configured for; a BLOOM configuration need not say it and was trained on 2,048."""
+    names = ("max_position_embeddings", "max_seq_len", "seq_length")
+    return int(next((getattr(config, name) for name in names if getattr(config, name, None)), 2048))
