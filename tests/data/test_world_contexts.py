@@ -86,6 +86,14 @@ def test_needles_at_both_ends_and_in_words():
     assert all(150 < count(e.documents[0].text) <= 200 for e in first + last)
 
 
+def test_a_size_that_does_not_add_up_is_kept_all_the_same():
+    def size(text):
+        return len(text) + 40 * text.count("\n") ** 2
+
+    examples = world.needle_examples("held_out", 5, HAY, 1500, measure=size)
+    assert all(1000 < size(e.documents[0].text) <= 1500 for e in examples)
+
+
 def test_borders():
     assert world.neighbours("Algeria")["Libya"] == "989 km"
     assert world.neighbours("Iceland") == {}

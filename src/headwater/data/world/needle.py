@@ -66,11 +66,19 @@ def needle_examples(
         if not hay:
             raise InputError(f"A needle and a paragraph of {sizes[first]} do not fit into {length}; give more room.")
         share = draw.random() if depth is None else depth
-        cut = round(share * len(hay))
-        before = "\n".join(hay[:cut]) + ("\n" if cut else "")
-        text = "\n".join([*hay[:cut], needle, *hay[cut:]])
-        where = {"country": q.country, "relations": (q.relation,), "start": len(before)}
-        where |= {"end": len(before) + len(needle), "depth": len(before) / len(text)}
+        text, start = _hidden(needle, hay, share)
+        while measure(text) > length and len(hay) > 1:  # sizes of parts need not add up to that of the whole
+            hay.pop()
+            text, start = _hidden(needle, hay, share)
+        where = {"country": q.country, "relations": (q.relation,), "start": start}
+        where |= {"end": start + len(needle), "depth": start / len(text)}
         shown = Document(text, id=f"{q.id}/needle", metadata=where)
         out.append(ReadingExample(q, (shown,), (0,), q.answers))
     return enough(out, n, split)
+
+
+def _hidden(needle: str, hay: list[str], share: float) -> tuple[str, int]:
+    """The text with the needle after so large a share of the paragraphs, and where the needle starts."""
+    cut = round(share * len(hay))
+    start = sum(len(paragraph) + 1 for paragraph in hay[:cut])
+    return "\n".join([*hay[:cut], needle, *hay[cut:]]), start
