@@ -3,7 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, BloomConfig, BloomForCausalLM
+from transformers import AutoModelForCausalLM, BloomConfig, BloomForCausalLM, GPTJConfig, GPTJForCausalLM
 
 import headwater as hw
 from headwater.errors import InputError, ModelError
@@ -127,8 +127,14 @@ def test_missing_weights_are_named(tmp_path):
 
 
 def test_an_unknown_family_is_named():
-    config = BloomConfig(vocab_size=258, hidden_size=32, n_layer=1, n_head=2)
-    with pytest.raises(ModelError, match="family 'bloom' is not supported"):
+    config = GPTJConfig(vocab_size=258, n_embd=32, n_layer=1, n_head=2, rotary_dim=8)
+    with pytest.raises(ModelError, match="family 'gptj' is not supported"):
+        hw.load(model=GPTJForCausalLM(config), tokenizer=byte_tokenizer())
+
+
+def test_a_bloom_that_bypasses_its_projection_is_refused():
+    config = BloomConfig(vocab_size=258, hidden_size=32, n_layer=1, n_head=2, slow_but_exact=True, pretraining_tp=2)
+    with pytest.raises(ModelError, match="slow_but_exact"):
         hw.load(model=BloomForCausalLM(config), tokenizer=byte_tokenizer())
 
 
