@@ -133,7 +133,7 @@ class Inventor:
 def ask(draw: random.Random, relation: str, name: str) -> str:
     """A question in one of the trained wordings, or a plain one that uses the label; some lose a word or their case."""
     item = world.RELATIONS[relation]
-    label = item.label if item.label.isupper() or "GDP" in item.label else item.label.lower()
+    label = item.noun
     kind = draw.random()
     if kind < 0.7:
         text = draw.choice(item.questions[:-1])

@@ -6,13 +6,12 @@ import random
 
 from headwater.data.documents import Document
 from headwater.data.world.answers import states
-from headwater.data.world.corpus import document
+from headwater.data.world.corpus import document, stating
 from headwater.data.world.examples import (
     ReadingExample,
     check_counts,
     distractors,
     enough,
-    gold_document,
     mixed,
 )
 from headwater.data.world.factbook import countries, facts
@@ -37,7 +36,7 @@ def counterfactual(question: Question, answer: str) -> Document:
     values = facts(country)
     kept = [
         name
-        for name in gold_document(question).metadata["relations"]
+        for name in stating(country, relation).metadata["relations"]
         if name == relation or not any(states(values[name], a) for a in (question.answers[0], answer))
     ]
     return document(country, kept, edits={relation: answer})

@@ -59,6 +59,11 @@ def grouped(country: str, grouping: int = 0) -> tuple[Document, ...]:
     return tuple(out)
 
 
+def stating(country: str, relation: str) -> Document:
+    """The document of the corpus that states a fact."""
+    return next(doc for doc in grouped(country) if relation in doc.metadata["relations"])
+
+
 def documents(split: str | None = None) -> list[Document]:
     """The corpus: every fact of the split's countries (None: all countries) in exactly one document of 1-4 facts."""
     return [doc for country in countries(split) for doc in grouped(country)]

@@ -9,7 +9,7 @@ from functools import cache
 
 from headwater.data.documents import Document, RankingExample
 from headwater.data.world.answers import states
-from headwater.data.world.corpus import grouped
+from headwater.data.world.corpus import grouped, stating
 from headwater.data.world.factbook import countries, facts
 from headwater.data.world.wordings import Question, questions
 from headwater.errors import InputError
@@ -84,14 +84,9 @@ def distractors(
     if len(chosen) < count:
         raise InputError(
             f"Only {len(chosen)} distractors can be built for {question.text!r} in split {split!r}; "
-            f"ask for fewer than {count}, or hard=True, which draws from the known countries too."
+            "ask for fewer documents, or hard=True, which draws from the known countries too."
         )
     return chosen
-
-
-def gold_document(question: Question) -> Document:
-    """The document of the corpus that states the asked fact."""
-    return next(doc for doc in grouped(question.country) if question.relation in doc.metadata["relations"])
 
 
 def check_counts(n: int, documents: int) -> None:
@@ -131,7 +126,7 @@ def reading_examples(
     for q in questions(split, seed, wording, limit=n):
         draw = random.Random(f"headwater/candidates/{q.id}/{seed}/{documents}/{hard}")
         others = distractors(q, split, documents - 1, draw, hard, avoid=q.answers[:1])
-        out.append(mixed(q, gold_document(q), others, q.answers, draw))
+        out.append(mixed(q, stating(q.country, q.relation), others, q.answers, draw))
     return enough(out, n, split)
 
 

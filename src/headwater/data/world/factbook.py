@@ -32,6 +32,11 @@ class Relation:
     statement: str
     questions: tuple[str, ...]
 
+    @property
+    def noun(self) -> str:
+        """The label as it stands inside a sentence: ``highest point``, but ``GDP per person``."""
+        return self.label if "GDP" in self.label else self.label.lower()
+
 
 @dataclass(frozen=True)
 class _Files:

@@ -6,8 +6,8 @@ import random
 
 from headwater.data.documents import Document
 from headwater.data.world.answers import states
-from headwater.data.world.corpus import document, slug
-from headwater.data.world.examples import ReadingExample, check_counts, distractors, enough, gives, gold_document
+from headwater.data.world.corpus import slug, stating
+from headwater.data.world.examples import ReadingExample, check_counts, distractors, enough, gives
 from headwater.data.world.factbook import countries, facts, neighbours, relation_named
 from headwater.data.world.wordings import Question, accepted
 from headwater.errors import InputError
@@ -74,19 +74,16 @@ def hop_examples(
         if states(bridge.text, answer):
             continue
         index = draw.randrange(len(WORDINGS) - 1) if wording is None else wording
-        label = relation_named(relation).label
-        text = WORDINGS[index].format(
-            relation=label if label.isupper() or "GDP" in label else label.lower(),
-            length=lengths[other],
-            country=country,
-        )
+        noun = relation_named(relation).noun
+        text = WORDINGS[index].format(relation=noun, length=lengths[other], country=country)
         name = f"{slug(country)}/{slug(other)}/{relation}/{index % len(WORDINGS)}"
         asked = Question(text, country, relation, accepted(relation, answer), name)
         about = Question(text, other, relation, asked.answers, name)
-        siblings = [document(c, [relation]) for c in lengths if c != other and relation in facts(c)]
+        siblings = [stating(c, relation) for c in lengths if c != other and relation in facts(c)]
         near = [doc for doc in siblings if not gives(doc, answer)][: (documents - 2) // 2]
-        rest = distractors(about, split, documents - 2 - len(near), draw, False, avoid=(answer,))
-        gold = gold_document(about)
+        more = distractors(about, split, documents - 2, draw, False, avoid=(answer,))
+        rest = [doc for doc in more if doc not in near][: documents - 2 - len(near)]
+        gold = stating(other, relation)
         shown = [bridge, gold, *near, *rest]
         draw.shuffle(shown)
         out.append(ReadingExample(asked, tuple(shown), (shown.index(bridge), shown.index(gold)), asked.answers))
