@@ -235,11 +235,22 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         return loss.item()
 
-    def state(self) -> dict[str, Any]:
-        """Everything needed to go on: weights and optimizer state."""
-        return {"weights": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+    def state(self) -> dict[str, Tensor]:
+        """Everything needed to go on: weights under their names, optimizer state as ``optimizer/<kind>/<name>``."""
+        named = dict(self.model.named_parameters())
+        moments = {
+            f"optimizer/{kind}/{name}": value
+            for name, weight in named.items()
+            for kind, value in self.optimizer.state[weight].items()
+        }
+        return {name: tensor.detach().clone() for name, tensor in {**named, **moments}.items()}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from `state`."""
-        self.model.load_state_dict(state["weights"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for name, weight in self.model.named_parameters():
+            weight.data.copy_(state[name])
+        named = dict(self.model.named_parameters())
+        for key, value in state.items():
+            if key.startswith("optimizer/"):
+                _, kind, name = key.split("/", 2)
+                self.optimizer.state[named[name]][kind] = value

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from recipes.tiny import measure
 from recipes.tiny.invent import Inventor
@@ -31,6 +32,7 @@ TOKENS = 3000  # per step, about
 TAIL = {"state": 16, "quote": 60, "read": 25}  # tokens of a tail, about
 NEVER_COPIED = (7, 13, 21, 29, 37, 60, 80)  # block lengths kept for measuring
 LONGEST_BLOCK = 96
+RESUME = "resume.safetensors"
 
 
 def copying(draw: random.Random, vocabulary: int) -> Batch:
@@ -82,8 +84,8 @@ def save(folder: Path, trainer: Trainer, tokenizer: Any, step: int) -> None:
     trainer.model.save_pretrained(folder)
     trainer.model.set_attn_implementation(TRAINING_ATTENTION)
     tokenizer.save_pretrained(folder)
-    torch.save({"step": step, **trainer.state()}, folder / "resume.tmp")
-    (folder / "resume.tmp").replace(folder / "resume.pt")
+    save_file({"step": torch.tensor(step), **trainer.state()}, folder / "resume.tmp")
+    (folder / "resume.tmp").replace(folder / RESUME)
 
 
 def train(args: argparse.Namespace, data: Path) -> None:
@@ -103,10 +105,10 @@ def train(args: argparse.Namespace, data: Path) -> None:
     shape = Shape()
     trainer = Trainer(build(shape, len(tokenizer), args.seed), args.rate)
     start = 0
-    if args.resume and (args.output / "resume.pt").exists():
-        state = torch.load(args.output / "resume.pt", weights_only=True)
+    if args.resume and (args.output / RESUME).exists():
+        state = load_file(args.output / RESUME)
+        start = int(state.pop("step"))
         trainer.restore(state)
-        start = state["step"]
     print(json.dumps({"shape": asdict(shape), "parameters": sum(m.numel() for m in trainer.parameters)}), flush=True)
     began, tokens = time.time(), 0
     mean: dict[str, float] = {}

@@ -11,6 +11,7 @@ from recipes.tiny import text, train
 from recipes.tiny.invent import Inventor, ask
 from recipes.tiny.measure import copying
 from recipes.tiny.prompts import Card, Prompts
+from safetensors.torch import load_file, save_file
 
 from headwater.data import world
 from headwater.prompt.prompt import ANSWER, RANK, prompt_template
@@ -156,7 +157,7 @@ def test_block_lengths_kept_for_measuring_are_never_trained(monkeypatch):
     assert max(lengths) > 80
 
 
-def test_a_few_steps_lower_the_loss_and_resuming_continues_them():
+def test_a_few_steps_lower_the_loss_and_resuming_continues_them(tmp_path):
     def batches():
         draw = random.Random(0)
         return [train.copying(draw, 64) for _ in range(6)]
@@ -172,7 +173,8 @@ def test_a_few_steps_lower_the_loss_and_resuming_continues_them():
     whole, _ = run(0, 6)
     assert whole[-1] < whole[0]
     _, half = run(0, 3)
-    resumed, _ = run(3, 6, half.state())
+    save_file(half.state(), tmp_path / train.RESUME)
+    resumed, _ = run(3, 6, load_file(tmp_path / train.RESUME))
     assert resumed == pytest.approx(whole[3:], abs=1e-3)
     half.model.set_attn_implementation("eager")
     assert set(copying(half.model, lengths=(7,), rows=2)) == {7}
