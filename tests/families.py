@@ -54,18 +54,39 @@ _OWN_ATTENTION: dict[str, tuple[Any, Any, dict[str, Any]]] = {  # outside transf
     "falcon-new": (T.FalconConfig, T.FalconForCausalLM, {"new_decoder_architecture": True, "num_kv_heads": 2}),
     "falcon-alibi": (T.FalconConfig, T.FalconForCausalLM, {"alibi": True, "multi_query": False}),
 }
+_HYBRID: dict[str, tuple[Any, Any, dict[str, Any]]] = {  # some layers (0 and 2) have no attention heads
+    "lfm2": (T.Lfm2Config, T.Lfm2ForCausalLM, {"layer_types": ["conv", "full_attention"] * 2, "block_ff_dim": 96}),
+    "jamba": (
+        T.JambaConfig,
+        T.JambaForCausalLM,
+        {"attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 2, "use_mamba_kernels": False},
+    ),
+}
 FAMILIES = sorted(_SPECIAL)
+HYBRID = sorted(_HYBRID)
 OWN_ATTENTION = sorted(_OWN_ATTENTION)
 
 
-def family_model(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32):
+def family_model(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, **more: Any):
     """A random model of the family (a part after "-" names a variant), in eval mode."""
     torch.manual_seed(seed)
-    config, model, own = {**_SPECIAL, **_OWN_ATTENTION}[name]
+    config, model, own = {**_SPECIAL, **_OWN_ATTENTION, **_HYBRID}[name]
     common = _GPT2 if name.startswith("gpt2") else _COMMON
-    built = model(config(**{**common, **own}))
+    built = model(config(**{**common, **own, **more}))
     with torch.no_grad():
         for key, parameter in built.named_parameters():
             if key.endswith("sinks"):
                 parameter.normal_()
     return built.to(dtype).eval()
+
+
+def composite_model(*, seed: int = 0):
+    """A random vision-language model around a Llama, in eval mode."""
+    torch.manual_seed(seed)
+    vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = T.LlavaConfig(
+        vision_config=T.CLIPVisionConfig(image_size=16, patch_size=8, **vision),
+        text_config=T.LlamaConfig(**_COMMON),
+        image_token_index=VOCABULARY - 1,
+    )
+    return T.LlavaForConditionalGeneration(config).eval()

@@ -24,9 +24,8 @@ def random_model(family: str, *, seed: int = 0, dtype: torch.dtype = torch.float
             num_attention_heads=8,
             num_key_value_heads=groups,
             head_dim=16,
-            max_position_embeddings=512,
             initializer_range=0.2,
-            **kwargs,
+            **{"max_position_embeddings": 512, **kwargs},
         )
         model = LlamaForCausalLM(config)
     elif family == "gpt2":

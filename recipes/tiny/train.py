@@ -1,6 +1,6 @@
 """Train the embedded model from scratch: copying, then completing statements, then reading, quoting and remembering.
 
-python -m recipes.tiny.train --data FOLDER --output FOLDER [--steps 2900] [--threads 2] [--resume]
+python -m recipes.tiny.train --data FOLDER --output FOLDER [--steps 4400] [--threads 2] [--resume]
 
 The schedule is a function of the step and of --steps, and all data are drawn from the seed, so a run that is stopped
 and resumed with the same --steps sees what an uninterrupted one would have seen.
@@ -25,10 +25,10 @@ from recipes.tiny.model import TRAINING_ATTENTION, Batch, Shape, Trainer, build,
 from recipes.tiny.prompts import Prompts
 from recipes.tiny.text import SPECIAL, build_tokenizer, data_folder, novel_words
 
-COPYING_STEPS = 250  # the first so many only copy
+COPYING_STEPS = 150  # the first so many only copy
 STATING = 0.1  # until this share of the remaining steps most packs are plain statements to complete
 MOST_DOCUMENTS = ((0.2, 3), (0.45, 6), (0.75, 12), (1.1, 20))  # until this share of them: at most so many
-TOKENS = 3000  # per step, about
+TOKENS = 2200  # per step, about
 TAIL = {"state": 16, "quote": 60, "read": 25}  # tokens of a tail, about
 NEVER_COPIED = (7, 13, 21, 29, 37, 60, 80)  # block lengths kept for measuring
 LONGEST_BLOCK = 96
@@ -74,8 +74,8 @@ def batch(draw: random.Random, prompts: Prompts, step: int, steps: int, vocabula
 
 
 def factor(step: int, steps: int) -> float:
-    """Learning rate over its peak: 100 steps of warm-up, linear decay over the last 30 %."""
-    return min(1.0, (step + 1) / 100) * min(1.0, max(0.02, (steps - step) / (0.3 * steps)))
+    """Learning rate over its peak: 100 steps of warm-up, linear decay from the start to nothing."""
+    return min(1.0, (step + 1) / 100) * (1 - step / steps)
 
 
 def save(folder: Path, trainer: Trainer, tokenizer: Any, step: int) -> None:
@@ -135,11 +135,11 @@ def main() -> None:
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("--data", help="folder of the raw data sets (default: HEADWATER_DATA)")
     cli.add_argument("--output", type=Path, required=True)
-    cli.add_argument("--steps", type=int, default=2900)
+    cli.add_argument("--steps", type=int, default=4400)
     cli.add_argument("--threads", type=int, default=2)
     cli.add_argument("--seed", type=int, default=0)
-    cli.add_argument("--rate", type=float, default=3e-3)
-    cli.add_argument("--report", type=int, default=250)
+    cli.add_argument("--rate", type=float, default=1e-3)
+    cli.add_argument("--report", type=int, default=200)
     cli.add_argument("--save-every", type=int, default=250)
     cli.add_argument("--resume", action="store_true")
     args = cli.parse_args()

@@ -37,9 +37,10 @@ def test_help_has_an_example(call: Any, arguments: list[str]) -> None:
 def test_models_are_listed(call: Any) -> None:
     rows = {row["family"]: row for row in json.loads(call("models", "--json").stdout)}
     assert rows["llama"] == {
-        "family": "llama", "attention_rows": True, "head_outputs": True, "fold": True, "why_not": None
+        "family": "llama", "attention_rows": "yes", "head_outputs": "yes", "fold": "yes", "note": None
     }  # fmt: skip
-    assert not rows["bloom"]["attention_rows"]
+    assert rows["bloom"]["attention_rows"] == "slow"
+    assert "Mamba" in rows["jamba"]["note"]
     shown = call("models").stdout
     assert all(name in shown for name in rows)
 

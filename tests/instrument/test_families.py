@@ -1,14 +1,16 @@
 """Rows and shared prefixes against eager attention maps, for every supported architecture."""
 
+import numpy as np
 import pytest
 import torch
 from test_rows import eager_maps, expected
 
 import headwater as hw
-from families import FAMILIES, OWN_ATTENTION, VOCABULARY, family_model
-from headwater.errors import ModelError
+from families import FAMILIES, HYBRID, OWN_ATTENTION, VOCABULARY, composite_model, family_model
+from headwater.errors import HeadSetError, ModelError
 from headwater.instrument.prefix import SharedPrefix
 from headwater.model.anatomy import FAMILIES as SUPPORTED
+from headwater.model.anatomy import output_projections
 from models import byte_tokenizer
 
 
@@ -17,18 +19,89 @@ def tokens(*shape: int, seed: int = 1) -> torch.Tensor:
 
 
 def test_every_supported_family_is_tested():
-    for names, interface in ((FAMILIES, True), (OWN_ATTENTION, False)):
+    for names, interface in (([*FAMILIES, *HYBRID], True), (OWN_ATTENTION, False)):
         assert {name.split("-")[0] for name in names} == {f for f in SUPPORTED if SUPPORTED[f].interface is interface}
 
 
-@pytest.mark.parametrize("name", OWN_ATTENTION)
-def test_rows_outside_the_interface_are_refused_in_words(name):
+ROWS_FROM_MAPS = [name for name in OWN_ATTENTION if name != "falcon-alibi"]
+
+
+def test_a_falcon_with_alibi_is_refused_in_words():
+    lm = hw.load(model=family_model("falcon-alibi"), tokenizer=byte_tokenizer())
+    with pytest.raises(ModelError, match="position bias twice"), hw.capture(lm, heads=[(0, 0)], rows=[-1]):
+        lm.model(input_ids=tokens(1, 9))
+
+
+@pytest.mark.parametrize("name", ROWS_FROM_MAPS)
+def test_rows_outside_the_interface_are_taken_from_whole_maps(name):
     lm = hw.load(model=family_model(name), tokenizer=byte_tokenizer())
     assert lm.anatomy.num_heads == 8
     assert lm.anatomy.num_kv_heads == {"falcon": 1, "falcon-new": 2}.get(name, 8)
     assert lm.max_length > 0
-    with pytest.raises(ModelError, match="rows cannot be read"), hw.capture(lm, heads=[(0, 0)], rows=[-1]):
+    eager = hw.load(model=family_model(name, attn_implementation="eager"), tokenizer=byte_tokenizer())
+    before = lm.model.config._attn_implementation
+    heads, rows, ids = [(2, 3), (0, 0), (3, 1)], [-1, 5, 20], tokens(2, 30)
+    keep = torch.ones(2, 30, dtype=torch.long)
+    keep[1, :6] = 0
+    for mask in (torch.ones_like(keep), keep):
+        with torch.no_grad(), hw.capture(lm, heads=heads, rows=rows) as attention:
+            lm.model(input_ids=ids, attention_mask=mask)
+        want = expected(eager_maps(eager, input_ids=ids, attention_mask=mask), heads, rows)
+        assert (attention.rows - want).abs().max() <= 5e-6
+    assert lm.model.config._attn_implementation == before
+    with torch.no_grad(), hw.capture(lm, heads=heads, rows=rows, stop_early=False):
+        inside = lm.model(input_ids=ids).logits
+    assert (inside - lm.model(input_ids=ids).logits).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("name", OWN_ATTENTION)
+def test_uniform_heads_outside_the_interface_are_refused_in_words(name):
+    lm = hw.load(model=family_model(name), tokenizer=byte_tokenizer())
+    with pytest.raises(ModelError, match="outside transformers' attention"), hw.ablated(lm, [(0, 0)], mode="uniform"):
         lm.model(input_ids=tokens(1, 9))
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("jamba", torch.float32), ("lfm2", torch.float32), ("lfm2", torch.float64)]
+)
+def test_layers_without_heads_are_named_and_skipped(name, dtype):
+    lm = hw.load(model=family_model(name, dtype=dtype), tokenizer=byte_tokenizer())
+    assert lm.anatomy.headless == (0, 2)
+    assert lm.anatomy.all_heads == [(layer, head) for layer in (1, 3) for head in range(8)]
+    assert list(output_projections(lm.model)) == [1, 3]
+    ids, heads, rows = tokens(2, 30), [(1, 2), (3, 0)], [-1, 7]
+    with torch.no_grad(), hw.capture(lm, heads=heads, rows=rows) as attention:
+        lm.model(input_ids=ids)
+    want = expected(eager_maps(lm, input_ids=ids), [(0, 2), (1, 0)], rows)  # eager gives maps of those layers only
+    assert (attention.rows - want).abs().max() <= (5e-6 if dtype == torch.float32 else 1e-10)
+    with pytest.raises(HeadSetError, match="layer 2 has no attention heads"), hw.capture(lm, [(2, 0)], rows=[-1]):
+        pass
+    scores = hw.RandomHeads().score(lm).scores
+    assert np.isnan(scores[[0, 2]]).all()
+    assert np.isfinite(scores[[1, 3]]).all()
+    documents = ["one document", "another one"]
+    assert np.isfinite(hw.QRRetriever(lm, heads="all").score("which one?", documents)).all()
+
+
+def test_the_text_part_of_a_composite_model_is_entered():
+    lm = hw.load(model=composite_model(), tokenizer=byte_tokenizer())
+    assert (lm.anatomy.family, lm.anatomy.num_layers, lm.anatomy.num_heads) == ("llama", 4, 8)
+    ids, heads, rows = tokens(1, 30), [(1, 2), (3, 0)], [-1, 7]
+    with torch.no_grad(), hw.capture(lm, heads=heads, rows=rows, stop_early=False) as attention:
+        inside = lm.model(input_ids=ids).logits
+    assert torch.equal(inside, lm.model(input_ids=ids).logits)
+    assert (attention.rows - expected(eager_maps(lm, input_ids=ids), heads, rows)).abs().max() <= 5e-6
+    heads = hw.HeadSet(heads, coefficients=[0.5, 2.0])
+    with torch.no_grad(), hw.scaled(lm, heads):
+        scaled = lm.model(input_ids=ids).logits
+    hw.fold(lm, heads)
+    with torch.no_grad():
+        assert (lm.model(input_ids=ids).logits - scaled).abs().max() <= 2e-5
+
+
+def test_a_hybrid_without_any_heads_is_refused():
+    with pytest.raises(ModelError, match="No layer"):
+        hw.load(model=family_model("lfm2", layer_types=["conv"] * 4), tokenizer=byte_tokenizer())
 
 
 # Not in float64: eager Gemma 2 and gpt-oss take float32 steps of their own, expert layers have no float64 kernel.
@@ -63,16 +136,24 @@ def test_padded_rows(name, side):
     assert (attention.rows - want).abs().max() <= 5e-6
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [*FAMILIES, *ROWS_FROM_MAPS, *HYBRID])
 def test_tails_over_a_shared_prefix(name):
     lm = hw.load(model=family_model(name), tokenizer=byte_tokenizer())
     prefix, heads = tokens(33).tolist(), [(2, 1), (0, 3), (2, 0), (3, 2)]
+    if name in HYBRID:
+        heads = [(3, 1), (1, 3), (3, 0)]
+    layers = sorted(output_projections(lm.model))
     shared = SharedPrefix(lm, prefix, heads)
-    for length, seed in ((9, 2), (1, 3), (14, 4)):
-        tail = tokens(length, seed=seed).tolist()
+    tails = [tokens(length, seed=seed).tolist() for length, seed in ((9, 2), (1, 3), (14, 4))]
+    packed = list(shared.attentions(tails))
+    if name in ROWS_FROM_MAPS:  # Falcon cannot be switched to eager once it is built
+        lm = hw.load(model=family_model(name, attn_implementation="eager"), tokenizer=byte_tokenizer())
+    for tail, together in zip(tails, packed, strict=True):
         maps = eager_maps(lm, input_ids=torch.tensor([prefix + tail]))
-        want = torch.stack([maps[layer, 0, head, 33:, :33].mean(0) for layer, head in heads])
-        assert (shared.attention(tail) - want).abs().max() <= 5e-6
+        want = torch.stack([maps[layers.index(layer), 0, head, 33:, :33].mean(0) for layer, head in heads])
+        alone = shared.attention(tail)
+        assert (alone - want).abs().max() <= 5e-6
+        assert (alone - together).abs().max() <= 2e-6
 
 
 @pytest.mark.parametrize("name", FAMILIES)

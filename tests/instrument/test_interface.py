@@ -86,7 +86,7 @@ def test_an_exception_while_entering_leaves_nothing_behind(monkeypatch):
     def fail(_):
         raise RuntimeError("no")
 
-    monkeypatch.setattr(lm.model, "set_attn_implementation", fail)
+    monkeypatch.setattr(lm.model.model, "set_attn_implementation", fail)
     with pytest.raises(RuntimeError, match="no"), hw.capture(lm, [(0, 0)], [-1]):
         pass
     assert not lm.model.base_model._forward_pre_hooks

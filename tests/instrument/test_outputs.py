@@ -34,7 +34,7 @@ def heads_by_hand(lm, ids):
     kept = []
     hooks = [
         projection.register_forward_pre_hook(lambda _, args: kept.append(args[0].clone()))
-        for projection in output_projections(lm.model)
+        for projection in output_projections(lm.model).values()
     ]
     logits(lm, ids)
     for hook in hooks:
@@ -165,7 +165,7 @@ def test_an_empty_set_changes_nothing_and_an_exception_restores(mode):
     with pytest.raises(RuntimeError, match="own"), hw.ablated(lm, HEADS, mode=mode):
         raise RuntimeError("the user's own")
     assert torch.equal(before, logits(lm, ids))
-    assert not any(p._forward_pre_hooks for p in output_projections(lm.model))
+    assert not any(p._forward_pre_hooks for p in output_projections(lm.model).values())
 
 
 def test_all_heads_zeroed_leaves_the_bias_alone():

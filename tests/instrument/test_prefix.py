@@ -4,7 +4,7 @@ import pytest
 import torch
 from test_rows import eager_maps
 
-from headwater.errors import ContextOverflowError, HeadSetError, InputError, ModelError
+from headwater.errors import ContextOverflowError, HeadSetError, InputError
 from headwater.instrument.prefix import SharedPrefix
 from models import VOCABULARY, random_lm
 
@@ -62,9 +62,31 @@ def test_bad_input():
     assert (error.value.tokens, error.value.limit) == (513, 512)
 
 
-def test_a_length_dependent_rotary_embedding_is_not_shared_across_its_border():
+@pytest.mark.parametrize("length", [40, 60, 70])
+def test_a_length_dependent_rotary_embedding_is_not_shared_across_its_border(length):
     rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0, "original_max_position_embeddings": 64}
     lm = random_lm(rope_parameters=rope)
-    SharedPrefix(lm, ids(40, 1), [(0, 0)]).attention(ids(10, 2))
-    with pytest.raises(ModelError, match="beyond 64 tokens"):
-        SharedPrefix(lm, ids(60, 1), [(0, 0)]).attention(ids(10, 2))
+    prefix, tail = ids(length, 1), ids(13, 2)
+    got = SharedPrefix(lm, prefix, [(2, 1), (0, 3)]).attention(tail)
+    maps = eager_maps(random_lm(rope_parameters=rope), input_ids=torch.tensor([prefix + tail]))
+    want = torch.stack([maps[layer, 0, head, length:, :length].mean(0) for layer, head in ((2, 1), (0, 3))])
+    assert (got - want).abs().max() <= 5e-6
+
+
+def test_many_tails_take_few_passes(monkeypatch):
+    lm = random_lm()
+    shared = SharedPrefix(lm, ids(20, 1), [(1, 0), (2, 5)])
+    passes: list[int] = []
+    lm.model.model.embed_tokens.register_forward_hook(lambda _, args, __: passes.append(args[0].shape[1]))
+    tails = [ids(5, seed) for seed in range(6)]
+    want = [shared.attention(tail) for tail in tails]
+    passes.clear()
+    monkeypatch.setattr("headwater.instrument.prefix.PACKED_TOKENS", 16)
+    got = list(shared.attentions(tails))
+    assert passes == [15, 15]
+    assert all((g - w).abs().max() <= 1e-6 for g, w in zip(got, want, strict=True))
+    passes.clear()
+    monkeypatch.setattr("headwater.instrument.prefix.PACKED_VALUES", 80)
+    list(shared.attentions(tails))
+    assert passes == [10, 10, 10]
+    assert list(shared.attentions([])) == []

@@ -42,16 +42,16 @@ def markdown(summary: Json) -> dict[str, str]:
         ["date", made["date"]],
     ]
     return {
-        "ranking": _table(["ranker", "nDCG@10", "recall@1", "layers run"], rows),
-        "differences": _table(
+        "ranking": table(["ranker", "nDCG@10", "recall@1", "layers run"], rows),
+        "differences": table(
             ["paired difference", "nDCG@10", "recall@1"],
             [[name, _interval(row["nDCG@10"]), _interval(row["R@1"])] for name, row in ranking["differences"].items()],
         ),
-        "reading": _table(
+        "reading": table(
             ["answer from", "normalised exact match"],
             [[name, _interval(row)] for name, row in reading["systems"].items()],
         ),
-        "made": _table(["what", "value"], facts),
+        "made": table(["what", "value"], facts),
         "sizes": (
             f"{ranking['n']} questions about {ranking['groups']} held-out countries with {ranking['candidates']} "
             f"candidates each; {reading['n']} questions about {reading['groups']} held-out countries to read."
@@ -108,7 +108,7 @@ def speed(report: Json) -> dict[str, str]:
         f"torch {made['versions']['torch']}, transformers {made['versions']['transformers']}, {made['date'][:10]}."
     )
     header = ["tokens", "what", "median s", "range s", "ratio to the plain prefill, median [range]"]
-    return {"speed": f"{facts}\n\n{_table(header, rows)}"}
+    return {"speed": f"{facts}\n\n{table(header, rows)}"}
 
 
 def _ratio(row: Json) -> str:
@@ -119,6 +119,7 @@ def _interval(row: Json) -> str:
     return f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)

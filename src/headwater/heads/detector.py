@@ -26,7 +26,7 @@ BUILT_IN_EXAMPLES = 64
 
 def default_top_k(anatomy: Anatomy) -> int:
     """2.4 % of the heads, between 2 and 16; 32 for models of more than 4,000 heads (qrhead.md 5)."""
-    total = anatomy.num_layers * anatomy.num_heads
+    total = len(anatomy.all_heads)
     return 32 if total > 4000 else min(16, max(2, round(0.024 * total)), total)
 
 

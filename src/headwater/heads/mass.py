@@ -8,9 +8,8 @@ prefilled once; each query and the null query are short tails over the same keys
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 
@@ -168,6 +167,7 @@ class PreparedDocuments:
         prefix = self.template.prefix(self.shown)
         self.spans = prefix.spans
         self._prefix = SharedPrefix(lm, prefix.ids, self.heads)
+        self._null: torch.Tensor | None = None
 
     def mass(self, query: str) -> TokenMass:
         """Calibrated attention of every head to every prompt token.
@@ -177,15 +177,16 @@ class PreparedDocuments:
             ContextOverflowError: documents and query together do not fit.
             NonFiniteAttentionError: NaN or infinity in an attention row.
         """
-        tokens = self._attention(query)
-        if self.settings.calibrate:
-            tokens = tokens - self._null
-        local = [self.heads[place] for place in self._prefix.local(self.template.tail(query))]
-        return TokenMass(self.heads, tokens, self.spans, self.place, self.settings.outlier_filter, local)
+        return next(self.masses([query]))
 
-    @cached_property
-    def _null(self) -> torch.Tensor:
-        return self._attention(self.settings.null_query)
-
-    def _attention(self, query: str) -> torch.Tensor:
-        return self._prefix.attention(self.template.tail(query)).float()
+    def masses(self, queries: Sequence[str]) -> Iterator[TokenMass]:
+        """`mass` of each of several queries, several of them (and the null query) to a pass over the documents."""
+        tails = [self.template.tail(query) for query in queries]
+        missing = self.settings.calibrate and self._null is None
+        found = self._prefix.attentions([self.template.tail(self.settings.null_query)] * missing + tails)
+        if missing:
+            self._null = next(found).float()
+        for tail, tokens in zip(tails, found, strict=True):
+            calibrated = tokens.float() if self._null is None else tokens.float() - self._null
+            local = [self.heads[place] for place in self._prefix.local(tail)]
+            yield TokenMass(self.heads, calibrated, self.spans, self.place, self.settings.outlier_filter, local)

@@ -76,8 +76,8 @@ class QueryFocusedHeads(Detector):
         if local:
             total[[heads.index(head) for head in local]] = torch.nan
             logger.warning("%d heads see only a window shorter than the prompts; they get no score.", len(local))
-        mean = (total / len(used)).reshape(lm.anatomy.num_layers, lm.anatomy.num_heads)
-        return HeadScores(mean.numpy(), self._provenance(lm, used, prompt=prompt, local_heads=sorted(local)))
+        mean = lm.anatomy.grid((total / len(used)).tolist())
+        return HeadScores(mean, self._provenance(lm, used, prompt=prompt, local_heads=sorted(local)))
 
     def _measure(self, scores: torch.Tensor, grades: torch.Tensor) -> torch.Tensor:
         """One number per head from its document scores `[heads, documents]`."""

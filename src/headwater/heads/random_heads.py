@@ -28,5 +28,5 @@ class RandomHeads(Detector):
         self, lm: LanguageModel, examples: Sequence[RankingExample] | None = None, progress: Progress | None = None
     ) -> HeadScores:
         """Draw a score for every head; `examples` are not looked at."""
-        shape = (lm.anatomy.num_layers, lm.anatomy.num_heads)
-        return HeadScores(np.random.default_rng(self.seed).random(shape), self._provenance(lm, []))
+        drawn = np.random.default_rng(self.seed).random(len(lm.anatomy.all_heads))
+        return HeadScores(lm.anatomy.grid(drawn.tolist()), self._provenance(lm, []))

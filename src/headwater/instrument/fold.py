@@ -6,6 +6,7 @@ configuration remembers the fold (`headwater_fold`), so that a second one is ref
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -76,25 +77,42 @@ def _multiply(lm: LanguageModel, heads: HeadSet, factors: list[float]) -> None:
 def _slices(lm: LanguageModel, heads: HeadSet, factors: list[float]) -> Iterator[tuple[torch.Tensor, Any, float]]:
     """Weight, the part of it that reads one head's output, and the factor; checks every projection."""
     projections = output_projections(lm.model)
+    users = Counter(_address(module) for module in projections.values())
     for layer, members in by_layer(heads.heads, lm.anatomy).items():
         module = projections[layer]
         weight: torch.Tensor = module.weight  # type: ignore[assignment]
         if isinstance(module, Conv1D):
             width, columns = weight.shape[0], False  # [in, out]
-        elif _plain(module) and weight.is_floating_point():
+        elif _plain(module):
             width, columns = weight.shape[1], True  # [out, in]
         else:
             raise ModelError(
-                f"The output projection of layer {layer} is a {type(module).__name__}: fold before quantising, and "
-                "merge adapters first."
+                f"The output projection of layer {layer} cannot be folded ({type(module).__name__} on "
+                f"{weight.device.type} with {type(weight.data).__name__} weights): fold before quantising or "
+                "offloading, and merge adapters first."
             )
+        if users[_address(module)] > 1:
+            raise ModelError(f"Layer {layer} shares its output projection with another layer, so it cannot be folded.")
         size = width // lm.anatomy.num_heads
         for place, head in members:
             part = slice(head * size, (head + 1) * size)
             yield weight, (slice(None), part) if columns else part, factors[place]
 
 
+def _address(module: torch.nn.Module) -> int:
+    """Where a projection's weight lies; its own id where that cannot be said (offloaded, quantised)."""
+    weight: torch.Tensor = module.weight  # type: ignore[assignment]
+    plain = type(weight.data) is torch.Tensor and weight.device.type != "meta"
+    return weight.data_ptr() if plain else id(weight)
+
+
 def _plain(module: torch.nn.Module) -> bool:
-    """Whether a projection is a plain linear layer, torch's own or one that a model of transformers derives from it."""
+    """Whether a projection is a plain linear layer with plain weights here.
+
+    torch's own, or one that a model of transformers derives from it; neither quantised nor offloaded.
+    """
+    weight: torch.Tensor = module.weight  # type: ignore[assignment]
+    if type(weight.data) is not torch.Tensor or weight.device.type == "meta" or not weight.is_floating_point():
+        return False
     own = type(module).__module__.startswith("transformers.models.") and isinstance(module, torch.nn.Linear)
     return own or type(module) is torch.nn.Linear

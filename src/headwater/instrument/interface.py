@@ -22,7 +22,7 @@ from transformers.masking_utils import eager_mask, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from headwater.errors import ModelError
-from headwater.model.anatomy import FAMILIES, decoder, unwrapped
+from headwater.model.anatomy import FAMILIES, attention_modules, decoder
 from headwater.model.lm import LanguageModel
 
 Kernel = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
@@ -111,10 +111,10 @@ def routed(lm: LanguageModel, handler: Handler) -> Iterator[None]:
     if not FAMILIES[lm.anatomy.family].interface:
         raise ModelError(
             f"{lm.name!r} is a {lm.anatomy.family} model, which computes attention outside transformers' attention "
-            "interface: its rows cannot be read; scaling, ablating and folding heads work (`headwater models`)."
+            "interface, so nothing can be put in its place (`headwater models` lists what works)."
         )
-    model, stack = unwrapped(lm.model), decoder(lm.model)
-    before = model.config._attn_implementation
+    stack = decoder(lm.model)
+    before = stack.config._attn_implementation
     stock = before.removeprefix(_PREFIX) if isinstance(before, str) else before
     if stock not in _MASKS:
         raise ModelError(
@@ -126,12 +126,13 @@ def routed(lm: LanguageModel, handler: Handler) -> Iterator[None]:
         outer = kwargs.get(_KEYWORD)
         return args, {**kwargs, _KEYWORD: handler if outer is None else _nested(handler, outer)}
 
+    refuse_compiled(lm)
     _enter(stack, lm.name)
     hook = None
     try:
         hook = stack.register_forward_pre_hook(inject, with_kwargs=True)
         if before == stock:
-            model.set_attn_implementation(f"{_PREFIX}{stock}")
+            stack.set_attn_implementation(f"{_PREFIX}{stock}")
         yield
     except StopForward:
         pass
@@ -139,7 +140,64 @@ def routed(lm: LanguageModel, handler: Handler) -> Iterator[None]:
         if hook is not None:
             hook.remove()
         if before == stock:
-            model.set_attn_implementation(stock)
+            stack.set_attn_implementation(stock)
+        _leave(stack)
+
+
+def refuse_compiled(lm: LanguageModel) -> None:
+    """Refuse a model that `torch.compile` or `Module.compile` has been applied to.
+
+    Compiled code ignores hooks that are registered later, so it would silently run without us.
+
+    Raises:
+        ModelError: a module of the model is compiled.
+    """
+    if any(module._compiled_call_impl is not None or hasattr(module, "_orig_mod") for module in lm.model.modules()):
+        raise ModelError(
+            f"{lm.name!r} is compiled, and compiled code would silently pass headwater by: use the model as it was "
+            "before torch.compile, and compile after folding."
+        )
+
+
+@contextmanager
+def whole_maps(lm: LanguageModel, take: Callable[[int, torch.Tensor], None]) -> Iterator[None]:
+    """Hand `take(layer, map)` the attention map `[batch, H, queries, keys]` of every layer as it is computed.
+
+    For the families outside the attention interface, which build whole maps anyway (Falcon under sdpa does not: inside
+    the block it runs its eager attention). A map is let go of when `take` returns. A `StopForward` from `take` ends the
+    block quietly; on leaving, the model is as before.
+
+    Raises:
+        ModelError: another thread is inside such a block on the same model, flash attention is in use, or a Falcon
+            with ALiBi, whose eager attention is not the model's own (measured: transformers 5.23).
+    """
+    stack = decoder(lm.model)
+    before = stack.config._attn_implementation
+    if before not in _MASKS:
+        raise ModelError(f"{lm.name!r} runs on {before!r}: load it with attn_implementation='sdpa' to read its rows.")
+    if lm.anatomy.family == "falcon" and stack.config.alibi:
+        raise ModelError(
+            f"The rows of {lm.name!r} cannot be read: the eager attention of a Falcon with ALiBi adds the position "
+            "bias twice in transformers, so its maps are not those of the model. Scaling, ablating and folding work."
+        )
+    refuse_compiled(lm)
+    _enter(stack, lm.name)
+    hooks = []
+    try:
+        stack.config._attn_implementation = "eager"
+        for layer, module in attention_modules(lm.model).items():
+
+            def hand(module: torch.nn.Module, args: Any, output: Any, layer: int = layer) -> None:
+                take(layer, output[1])
+
+            hooks.append(module.register_forward_hook(hand))
+        yield
+    except StopForward:
+        pass
+    finally:
+        for hook in hooks:
+            hook.remove()
+        stack.config._attn_implementation = before
         _leave(stack)
 
 

@@ -15,7 +15,7 @@ import torch
 
 from headwater.errors import InputError
 from headwater.headset import Head, HeadSet, HeadsLike, as_heads
-from headwater.instrument.interface import Kernel, routed
+from headwater.instrument.interface import Kernel, refuse_compiled, routed
 from headwater.instrument.rows import Logits, by_layer, visible_keys
 from headwater.model.anatomy import decoder, output_projections
 from headwater.model.lm import LanguageModel
@@ -33,6 +33,7 @@ def _edited(lm: LanguageModel, heads: HeadsLike, edits: Callable[[int, list[int]
 
     An edit gets the chosen heads' outputs `[batch, positions, chosen heads, d_v]` and gives new ones.
     """
+    refuse_compiled(lm)
     projections = output_projections(lm.model)
     with ExitStack() as stack:
         for layer, members in by_layer(heads, lm.anatomy).items():
@@ -64,8 +65,8 @@ def scaled(lm: LanguageModel, heads: HeadSet) -> Iterator[None]:
 
     def edits(layer: int, places: list[int]) -> Edit:
         precise = torch.promote_types(lm.dtype, torch.float32)
-        factors = torch.tensor([coefficients[place] for place in places], device=lm.device, dtype=precise)[:, None]
-        return lambda outputs, _: outputs.to(precise) * factors
+        factors = torch.tensor([coefficients[place] for place in places], dtype=precise)[:, None]
+        return lambda outputs, _: outputs.to(precise) * factors.to(outputs.device)
 
     with _edited(lm, heads.heads, edits):
         yield
@@ -142,7 +143,7 @@ def _replacement(mode: str, means: torch.Tensor | None) -> Callable[[torch.Tenso
     if mode == "sequence_mean":
         return _RunningMean()
     if means is not None:
-        return lambda outputs: means.expand_as(outputs)
+        return lambda outputs: means.to(outputs.device).expand_as(outputs)
 
     def batch_mean(outputs: torch.Tensor) -> torch.Tensor:
         if outputs.shape[0] < 2:
@@ -200,7 +201,7 @@ def reference_means(lm: LanguageModel, heads: Sequence[Head], texts: Sequence[st
             tokens += ids.shape[1]
     if tokens == 0:
         raise InputError("The reference texts have no tokens.")
-    return torch.stack([sums[place] for place in range(len(heads))]) / tokens
+    return torch.stack([sums[place].to(lm.device) for place in range(len(heads))]) / tokens
 
 
 class _Uniform:

@@ -1,25 +1,31 @@
-"""Documents prefilled once, any number of short tails run over them.
+"""Documents prefilled once, any number of short tails run over them, one by one or packed into one pass.
 
 The keys and values of the prefix are kept as our own per-layer tensors, taken inside the attention function, so no
-private field of any cache class is touched. A tail runs without a cache at explicit positions; our attention function
-puts the kept keys and values in front of the tail's own.
+private field of any cache class is touched. Tails run without a cache at explicit positions, each starting where the
+prefix ends; our attention function puts the kept keys and values in front of the tails' own, and a tail token sees the
+prefix and its own tail (qrhead.md 6.2, 6.3).
+
+Where a prefix cannot be shared (attention outside the interface, layers with a state instead of attention, rotary
+embeddings that change with the length), every tail is run together with the whole prefix: the same numbers, slower.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
-from headwater.errors import ContextOverflowError, InputError, ModelError
-from headwater.headset import HeadSet, HeadsLike
+from headwater.errors import ContextOverflowError, InputError
+from headwater.headset import Head, HeadSet, HeadsLike, as_heads
 from headwater.instrument.interface import Kernel, StopForward, routed
-from headwater.instrument.rows import Logits, by_layer, row_blocks
-from headwater.model.anatomy import decoder, unwrapped
+from headwater.instrument.rows import Logits, by_layer, capture, mean_rows
+from headwater.model.anatomy import FAMILIES, decoder, text_config
 from headwater.model.lm import LanguageModel
 
 _LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}
+PACKED_TOKENS = 512  # tail tokens of one pass: keeps their masks and logits small beside the prefix
+PACKED_VALUES = 2**24  # results of one pass: tails x heads x prefix tokens
 
 
 class SharedPrefix:
@@ -28,8 +34,8 @@ class SharedPrefix:
     Args:
         lm: a loaded model.
         ids: token ids of the prefix.
-        heads: (layer, head) pairs that `attention` will read, in the order of its result; the prefill stops at the
-            deepest of their layers.
+        heads: (layer, head) pairs that will be read, in the order of the results; the prefill stops at the deepest of
+            their layers.
 
     Raises:
         HeadSetError: an empty list, a repeated head, a head the model does not have.
@@ -40,15 +46,17 @@ class SharedPrefix:
         """Prefill the prefix."""
         if not ids:
             raise InputError("The prefix is empty; it holds at least the begin token and one document.")
-        self._lm = lm
-        self._layers = by_layer(heads, lm.anatomy)
+        self._lm, self._ids = lm, list(ids)
+        self._heads: list[Head] = as_heads(heads)
+        self._layers = by_layer(self._heads, lm.anatomy)
         self._last = max(self._layers)
-        self._num_heads = sum(map(len, self._layers.values()))
         self.length = len(ids)
         self._check_length(0)
         self._kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._windows: dict[int, int | None] = {}
-        self._run(ids, 0, self._keep)
+        self._shared = FAMILIES[lm.anatomy.family].interface and not lm.anatomy.headless
+        if self._shared:
+            self._run(self._ids, torch.arange(self.length), self._keep)
 
     def attention(self, tail: Sequence[int]) -> torch.Tensor:
         """Mean attention of a tail's tokens to every prefix token, per head.
@@ -64,12 +72,27 @@ class SharedPrefix:
             ContextOverflowError: prefix and tail together are longer than the model can read.
             NonFiniteAttentionError: NaN or infinity in a row; names layer and head.
         """
-        if not tail:
+        return next(self.attentions([tail]))
+
+    def attentions(self, tails: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
+        """`attention` of each of several tails, several to a pass.
+
+        A tail does not see the others: the results are those of separate runs. A pass holds at most `PACKED_TOKENS`
+        tokens and gives at most `PACKED_VALUES` numbers (but one tail at least).
+        """
+        if not all(tails):
             raise InputError("The tail is empty; it holds at least the query.")
-        self._check_length(len(tail))
-        reader = _TailReader(self, len(tail))
-        self._run(tail, self.length, reader)
-        return reader.result()
+        for tail in tails:
+            self._check_length(len(tail))
+        most = max(1, PACKED_VALUES // (len(self._heads) * self.length))
+        pack: list[Sequence[int]] = []
+        for tail in tails:
+            if pack and (len(pack) == most or sum(map(len, pack)) + len(tail) > PACKED_TOKENS):
+                yield from self._packed(pack)
+                pack = []
+            pack.append(tail)
+        if pack:
+            yield from self._packed(pack)
 
     def local(self, tail: Sequence[int]) -> list[int]:
         """Places of the heads whose sliding window is shorter than prefix and tail together.
@@ -80,6 +103,23 @@ class SharedPrefix:
         windows = {layer: window for layer, window in self._windows.items() if window is not None and window < total}
         return sorted(place for layer in windows for place, _ in self._layers.get(layer, ()))
 
+    def _packed(self, tails: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
+        if not self._shared or any(self._rope_changes(len(tail)) for tail in tails):
+            yield from map(self._whole, tails)
+            return
+        reader = _TailReader(self, [len(tail) for tail in tails])
+        positions = torch.cat([torch.arange(self.length, self.length + len(tail)) for tail in tails])
+        self._run([token for tail in tails for token in tail], positions, reader)
+        yield from reader.result()
+
+    @torch.no_grad()
+    def _whole(self, tail: Sequence[int]) -> torch.Tensor:
+        """One tail after the whole prefix, nothing shared."""
+        tokens = torch.tensor([[*self._ids, *tail]], device=self._lm.device)
+        with capture(self._lm, self._heads, range(self.length, self.length + len(tail))) as captured:
+            decoder(self._lm.model)(input_ids=tokens, use_cache=False)
+        return captured.rows[0, :, :, : self.length].mean(1)
+
     def _check_length(self, tail: int) -> None:
         total, limit = self.length + tail, self._lm.max_length
         if total > limit:
@@ -88,22 +128,21 @@ class SharedPrefix:
                 tokens=total,
                 limit=limit,
             )
-        rope = getattr(unwrapped(self._lm.model).config, "rope_parameters", None) or {}
-        if rope.get("rope_type") in _LENGTH_DEPENDENT_ROPE:
-            original = int(rope.get("original_max_position_embeddings") or limit)
-            if tail and self.length <= original < total:
-                raise ModelError(
-                    f"The rotary embedding of {self._lm.name!r} changes beyond {original:,} tokens, so a prefix of "
-                    f"{self.length:,} tokens cannot be shared by a prompt of {total:,}: give fewer documents."
-                )
+
+    def _rope_changes(self, tail: int) -> bool:
+        """Whether keys of the prefix would be rotated otherwise with the tail than without."""
+        rope = getattr(text_config(self._lm.model), "rope_parameters", None) or {}
+        if rope.get("rope_type") not in _LENGTH_DEPENDENT_ROPE:
+            return False
+        original = int(rope.get("original_max_position_embeddings") or self._lm.max_length)
+        return self.length + tail > original and (rope["rope_type"] == "dynamic" or self.length <= original)
 
     @torch.no_grad()
-    def _run(self, ids: Sequence[int], start: int, handler: Any) -> None:
+    def _run(self, ids: Sequence[int], positions: torch.Tensor, handler: Any) -> None:
         device = self._lm.device
         tokens = torch.tensor([list(ids)], device=device)
-        positions = torch.arange(start, start + len(ids), device=device)[None]
         with routed(self._lm, handler):
-            decoder(self._lm.model)(input_ids=tokens, position_ids=positions, use_cache=False)
+            decoder(self._lm.model)(input_ids=tokens, position_ids=positions.to(device)[None], use_cache=False)
 
     def _keep(
         self,
@@ -124,16 +163,23 @@ class SharedPrefix:
 
 
 class _TailReader:
-    """Handler of one tail: puts the prefix in front, reads the rows of the wanted heads, stops at the last of them."""
+    """Handler of packed tails: puts the prefix in front, reads the wanted heads, stops at the last of them."""
 
-    def __init__(self, prefix: SharedPrefix, tail: int) -> None:
-        self._prefix = prefix
-        place = torch.arange(prefix.length + tail, device=prefix._lm.device)
-        self._distance = place[prefix.length :, None] - place[None, :]
-        self._means: list[torch.Tensor | None] = [None] * prefix._num_heads
+    def __init__(self, prefix: SharedPrefix, tails: Sequence[int]) -> None:
+        self._prefix, self._tails = prefix, tails
+        owner = torch.arange(len(tails)).repeat_interleave(torch.tensor(tails))
+        place = prefix.length + torch.cat([torch.arange(tail) for tail in tails])
+        keys = torch.cat([torch.arange(prefix.length), place])
+        self._distance = place[:, None] - keys[None, :]  # negative: not seen
+        own = self._distance[:, prefix.length :]
+        own[owner[:, None] != owner[None, :]] = -1
+        self._means: dict[int, torch.Tensor] = {}
 
-    def result(self) -> torch.Tensor:
-        return torch.stack([mean for mean in self._means if mean is not None])
+    def result(self) -> list[torch.Tensor]:
+        """Per tail `[heads, prefix tokens]`."""
+        device = self._prefix._lm.device
+        means = torch.stack([self._means[place].to(device) for place in range(len(self._means))], 1)
+        return list(means)
 
     def __call__(
         self,
@@ -151,11 +197,10 @@ class _TailReader:
         key = torch.cat([kept_key, key], dim=2)
         members = prefix._layers.get(layer)
         logits = Logits.of(kwargs)
-        visible = self._visible(logits.window)
+        visible = self._visible(logits.window, query.device)
         if members:
             places, heads = zip(*members, strict=True)
-            for indices, rows in row_blocks(query, key, heads, visible, logits, layer):
-                means = rows[0, :, :, : prefix.length].mean(1)
+            for indices, means in mean_rows(query, key, heads, visible, logits, layer, prefix.length, self._tails):
                 for offset, index in enumerate(indices):
                     self._means[places[index]] = means[offset]
         if layer == prefix._last:
@@ -163,10 +208,10 @@ class _TailReader:
         value = torch.cat([kept_value, value], dim=2)
         return kernel(module, query, key, value, _like(mask, visible, query), **kwargs)
 
-    def _visible(self, window: int | None) -> torch.Tensor:
-        """What the tail may see of prefix and tail: bool `[1, 1, tail, prefix + tail]`."""
+    def _visible(self, window: int | None, device: torch.device) -> torch.Tensor:
+        """What the tails may see of prefix and tails: bool `[1, 1, tail tokens, prefix + tail tokens]`."""
         seen = self._distance >= 0
-        return (seen if window is None else seen & (self._distance < window))[None, None]
+        return (seen if window is None else seen & (self._distance < window))[None, None].to(device)
 
 
 def _like(stock: torch.Tensor | None, visible: torch.Tensor, query: torch.Tensor) -> torch.Tensor:

@@ -15,11 +15,12 @@ import torch
 
 from headwater.errors import HeadSetError, InputError, NonFiniteAttentionError
 from headwater.headset import Head, HeadSet, HeadsLike, as_heads
-from headwater.instrument.interface import Kernel, StopForward, routed
-from headwater.model.anatomy import Anatomy
+from headwater.instrument.interface import Kernel, StopForward, routed, whole_maps
+from headwater.model.anatomy import FAMILIES, Anatomy
 from headwater.model.lm import LanguageModel
 
 _ROW_SUM_TOLERANCE = 1e-3
+KEY_BLOCK = 4096  # keys whose logits are held at once
 
 
 def by_layer(heads: HeadSet | HeadsLike, anatomy: Anatomy) -> dict[int, list[tuple[int, int]]]:
@@ -36,6 +37,8 @@ def by_layer(heads: HeadSet | HeadsLike, anatomy: Anatomy) -> dict[int, list[tup
                 f"Head {layer}-{head} is not in this model: it has layers 0 to {anatomy.num_layers - 1} "
                 f"with heads 0 to {anatomy.num_heads - 1}."
             )
+        if layer in anatomy.headless:
+            raise HeadSetError(f"Head {layer}-{head} is not in this model: layer {layer} has no attention heads.")
         if (layer, head) in seen:
             raise HeadSetError(f"Head {layer}-{head} is listed twice.")
         seen.add((layer, head))
@@ -94,36 +97,131 @@ def row_blocks(
     Raises:
         NonFiniteAttentionError: a row is not finite or does not sum to one; names layer and head.
     """
-    group = query.shape[1] // key.shape[1]
-    precise = torch.promote_types(query.dtype, torch.float32)
-    by_kv: dict[int, list[int]] = {}
-    for index, head in enumerate(heads):
-        by_kv.setdefault(head // group, []).append(index)
-    for kv, members in by_kv.items():
+    blind = ~visible.any(-1, keepdim=True)
+    for kv, members in _by_kv(query, key, heads):
         own = [heads[i] for i in members]
-        scores = torch.matmul(query[:, own].to(precise), key[:, kv : kv + 1].to(precise).transpose(-1, -2))
-        scores = scores.mul_(logits.scaling)
-        if logits.softcap is not None:
-            scores = scores.div_(logits.softcap).tanh_().mul_(logits.softcap)
-        scores = scores.masked_fill_(~visible, -torch.inf)
+        scores = _scores(query[:, own], key[:, kv : kv + 1], visible, logits)
         if logits.sinks is None:
             rows = scores.softmax(-1)
         else:
-            sinks = logits.sinks[own].to(precise)[None, :, None, None].expand(*scores.shape[:-1], 1)
-            rows = torch.cat([scores, sinks], -1).softmax(-1)[..., :-1]
-        blind = ~visible.any(-1, keepdim=True)
+            rows = torch.cat([scores, _sinks(logits, own, scores)], -1).softmax(-1)[..., :-1]
         if blind.any():
             rows = rows.masked_fill(blind, 0.0)
-        _check(rows, blind, own, layer, query.dtype, sinks=logits.sinks is not None)
+        check_rows(rows.sum(-1), blind.squeeze(-1), own, layer, query.dtype, sinks=logits.sinks is not None)
         yield members, rows
 
 
-def _check(
-    rows: torch.Tensor, blind: torch.Tensor, heads: Sequence[int], layer: int, dtype: torch.dtype, *, sinks: bool
+def mean_rows(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    heads: Sequence[int],
+    visible: torch.Tensor,
+    logits: Logits,
+    layer: int,
+    keep: int,
+    parts: Sequence[int] | None = None,
+    block: int = KEY_BLOCK,
+) -> Iterator[tuple[list[int], torch.Tensor]]:
+    """Means over groups of rows of what `row_blocks` gives, streamed over blocks of keys (qrhead.md 6.5).
+
+    Only logits of one block of keys are ever held: a first pass takes the running maximum and sum of every row, a
+    second one adds up its exponentials.
+
+    Args:
+        query: `[1, H, rows, head_dim]`.
+        key: `[1, G, keys, head_dim]`.
+        heads: query heads of this layer.
+        visible: bool `[1, 1, rows, keys]`.
+        logits: as for `row_blocks`.
+        layer: named in the error.
+        keep: keys whose means are wanted, from the first.
+        parts: rows are in consecutive groups of these sizes, each averaged on its own (None: one group).
+        block: keys at a time.
+
+    Yields:
+        Indices into `heads`, and their means `[those heads, groups, keep]`.
+
+    Raises:
+        NonFiniteAttentionError: as `row_blocks`.
+    """
+    sizes = [query.shape[2]] if parts is None else list(parts)
+    keys = key.shape[2]
+    blind = ~visible.any(-1)
+    for kv, members in _by_kv(query, key, heads):
+        own = [heads[i] for i in members]
+        rows = query[:, own]
+
+        def block_scores(start: int, end: int, rows: torch.Tensor = rows, kv: int = kv) -> torch.Tensor:
+            return _scores(rows, key[:, kv : kv + 1, start:end], visible[..., start:end], logits)
+
+        total = torch.full(rows.shape[:3], -torch.inf, dtype=torch.promote_types(rows.dtype, torch.float32))
+        total = total.to(rows.device)  # log of the sum of exponentials
+        for start in range(0, keys, block):
+            total = torch.logaddexp(total, block_scores(start, start + block).logsumexp(-1))
+        if logits.sinks is not None:
+            total = torch.logaddexp(total, _sinks(logits, own, total[..., None]).squeeze(-1))
+        mass = torch.zeros_like(total)
+        means = total.new_empty(len(own), len(sizes), keep)
+        for start in range(0, keys, block):
+            share = (block_scores(start, start + block) - total[..., None]).exp_()
+            share = share.masked_fill_(blind[..., None], 0.0)
+            mass += share.sum(-1)
+            inside = max(0, min(keep - start, share.shape[-1]))
+            for part, chunk in enumerate(share[0, :, :, :inside].split(sizes, dim=1)):
+                means[:, part, start : start + inside] = chunk.mean(1)
+        check_rows(mass, blind, own, layer, query.dtype, sinks=logits.sinks is not None)
+        yield members, means
+
+
+def _by_kv(query: torch.Tensor, key: torch.Tensor, heads: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
+    """Indices into `heads`, by the key/value head that they read."""
+    group = query.shape[1] // key.shape[1]
+    found: dict[int, list[int]] = {}
+    for index, head in enumerate(heads):
+        found.setdefault(head // group, []).append(index)
+    yield from found.items()
+
+
+def _scores(query: torch.Tensor, key: torch.Tensor, visible: torch.Tensor, logits: Logits) -> torch.Tensor:
+    """Logits `[batch, heads, rows, keys]` in fp32 (fp64), -inf where a row may not see."""
+    precise = torch.promote_types(query.dtype, torch.float32)
+    scores = torch.matmul(query.to(precise), key.to(precise).transpose(-1, -2)).mul_(logits.scaling)
+    if logits.softcap is not None:
+        scores = scores.div_(logits.softcap).tanh_().mul_(logits.softcap)
+    return scores.masked_fill_(~visible, -torch.inf)
+
+
+def _sinks(logits: Logits, heads: Sequence[int], scores: torch.Tensor) -> torch.Tensor:
+    """The logits that take mass without a key, `[batch, heads, rows, 1]`."""
+    assert logits.sinks is not None
+    return logits.sinks[heads].to(scores)[None, :, None, None].expand(*scores.shape[:-1], 1)
+
+
+def check_rows(
+    mass: torch.Tensor,
+    blind: torch.Tensor,
+    heads: Sequence[int],
+    layer: int,
+    dtype: torch.dtype,
+    *,
+    sinks: bool = False,
 ) -> None:
-    excess = rows.sum(-1) - 1
+    """Refuse rows that are not distributions.
+
+    Args:
+        mass: sum of each row, `[batch, heads, rows]`.
+        blind: bool, broadcast against `mass`: rows that may see nothing.
+        heads: head of each place of the second axis.
+        layer: named in the error.
+        dtype: of the model, named in the error.
+        sinks: whether a row may sum to less than one.
+
+    Raises:
+        NonFiniteAttentionError: names layer and head.
+    """
+    excess = mass - 1
     right = excess <= _ROW_SUM_TOLERANCE if sinks else excess.abs() <= _ROW_SUM_TOLERANCE
-    wrong = ~right & ~blind.squeeze(-1)
+    wrong = ~right & ~blind
     if wrong.any():
         head = heads[int(wrong.any(-1).any(0).nonzero()[0])]
         raise NonFiniteAttentionError(
@@ -180,7 +278,7 @@ class Captured:
         Raises:
             InputError: no forward ran inside the block.
         """
-        parts = [part for part in self._parts if part is not None]
+        parts = [part.to(self._parts[0].device) for part in self._parts if part is not None]  # type: ignore[union-attr]
         if len(parts) != len(self.heads):
             raise InputError("No attention was captured: call lm.model(**inputs) inside the `with capture(...)` block.")
         return torch.stack(parts, dim=1)
@@ -204,6 +302,27 @@ class Captured:
         return kernel(module, query, key, value, mask, **kwargs)
 
     @torch.no_grad()
+    def take(self, layer: int, maps: torch.Tensor) -> None:
+        """Read this layer's rows out of its whole attention map `[batch, H, queries, keys]`."""
+        if layer in self._layers:
+            positions = self._checked(maps.shape[2])
+            places, heads = zip(*self._layers[layer], strict=True)
+            rows = maps[:, heads][:, :, positions]
+            rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+            check_rows(rows.sum(-1), torch.zeros((), dtype=torch.bool, device=maps.device), heads, layer, maps.dtype)
+            for offset, place in enumerate(places):
+                self._parts[place] = rows[:, offset]
+        if self._stop_early and layer == self._last:
+            raise StopForward
+
+    def _checked(self, queries: int) -> list[int]:
+        """The wanted positions, counted from the first query of this forward."""
+        bad = [row for row in self.positions if not -queries <= row < queries]
+        if bad:
+            raise InputError(f"Row {bad[0]} is outside the {queries} query positions of this forward.")
+        return [row % queries for row in self.positions]
+
+    @torch.no_grad()
     def _read(
         self,
         layer: int,
@@ -214,10 +333,7 @@ class Captured:
         logits: Logits,
     ) -> None:
         queries, keys = query.shape[2], key.shape[2]
-        bad = [row for row in self.positions if not -queries <= row < queries]
-        if bad:
-            raise InputError(f"Row {bad[0]} is outside the {queries} query positions of this forward.")
-        positions = torch.tensor([row % queries for row in self.positions], device=query.device)
+        positions = torch.tensor(self._checked(queries), device=query.device)
         causal = bool(getattr(module, "is_causal", True))
         visible = visible_keys(mask, positions, keys, queries, causal=causal)
         places, heads = zip(*self._layers[layer], strict=True)
@@ -252,7 +368,11 @@ def capture(
         InputError: a row outside the sequence, or `rows` read before a forward.
         NonFiniteAttentionError: NaN or infinity in a row; names layer and head.
         ModelError: an attention implementation that headwater does not stand in for.
+
+    BLOOM, MPT and Falcon compute attention on their own: their rows are taken from the whole maps they build (slow, and
+    in the model's dtype rather than fp32).
     """
     captured = Captured(lm.anatomy, heads, rows, stop_early)
-    with routed(lm, captured):
+    within = routed(lm, captured) if FAMILIES[lm.anatomy.family].interface else whole_maps(lm, captured.take)
+    with within:
         yield captured

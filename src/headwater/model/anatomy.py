@@ -5,13 +5,17 @@ One table. A family that is not in it is refused with the name of what is missin
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any
 
+import numpy as np
 import torch
 
 from headwater.errors import ModelError
+
+logger = logging.getLogger("headwater")
 
 
 @dataclass(frozen=True)
@@ -19,18 +23,19 @@ class Family:
     """Attribute paths of one architecture.
 
     Attributes:
-        layers: the list of decoder layers, inside the stack.
-        attention: the attention module inside a layer.
+        layers: the list of decoder layers, inside the decoder.
+        attention: the attention module inside a layer; a hybrid's other layers have none.
         output: the output projection inside the attention module.
-        stack: the module that runs the layers, inside the base model ("": the base model itself).
-        interface: whether attention runs through transformers' attention interface, where its rows can be read.
+        interface: whether attention runs through transformers' attention interface, where its rows can be read while
+            the model keeps its fast kernel. Other families compute whole attention maps, of which rows are taken.
+        hybrid: what the layers without attention heads are, where a family has such.
     """
 
     layers: str
     attention: str
     output: str
-    stack: str = ""
     interface: bool = True
+    hybrid: str | None = None
 
 
 _LLAMA_LIKE = Family(layers="layers", attention="self_attn", output="o_proj")
@@ -45,12 +50,14 @@ FAMILIES = {
     "gpt_neox": Family(layers="layers", attention="attention", output="dense"),
     "gpt_oss": _LLAMA_LIKE,
     "granite": _LLAMA_LIKE,
+    "jamba": Family(layers="layers", attention="self_attn", output="o_proj", hybrid="Mamba"),
+    "lfm2": Family(layers="layers", attention="self_attn", output="out_proj", hybrid="convolution"),
     "llama": _LLAMA_LIKE,
     "mistral": _LLAMA_LIKE,
     "mixtral": _LLAMA_LIKE,
     "mpt": Family(layers="blocks", attention="attn", output="out_proj", interface=False),
     "olmo2": _LLAMA_LIKE,
-    "opt": Family(layers="layers", attention="self_attn", output="out_proj", stack="decoder"),
+    "opt": Family(layers="layers", attention="self_attn", output="out_proj"),
     "phi": Family(layers="layers", attention="self_attn", output="dense"),
     "phi3": _LLAMA_LIKE,
     "qwen2": _LLAMA_LIKE,
@@ -65,12 +72,13 @@ class Anatomy:
     """The shape of a model's attention.
 
     Attributes:
-        family: architecture family, transformers' `model_type`.
+        family: architecture family, transformers' `model_type` (of the text part of a composite model).
         num_layers: decoder layers, L.
         num_heads: query heads per layer, H.
         num_kv_heads: key/value heads per layer, G; query head h reads key/value head h // (H / G).
         head_dim: size of one head's query and key.
         max_length: positions the model was configured for.
+        headless: layers without attention heads (hybrid models); no head is ever read, scored or listed there.
     """
 
     family: str
@@ -79,11 +87,20 @@ class Anatomy:
     num_kv_heads: int
     head_dim: int
     max_length: int
+    headless: tuple[int, ...] = ()
 
     @property
     def all_heads(self) -> list[tuple[int, int]]:
         """Every (layer, head), in order."""
-        return [(layer, head) for layer in range(self.num_layers) for head in range(self.num_heads)]
+        layers = [layer for layer in range(self.num_layers) if layer not in self.headless]
+        return [(layer, head) for layer in layers for head in range(self.num_heads)]
+
+    def grid(self, values: Sequence[float]) -> np.ndarray:
+        """One value per head of `all_heads` as float64 `[layers, heads]`; NaN in layers without heads."""
+        out = np.full((self.num_layers, self.num_heads), np.nan)
+        for head, value in zip(self.all_heads, values, strict=True):
+            out[head] = value
+        return out
 
 
 def unwrapped(model: Any) -> Any:
@@ -91,18 +108,33 @@ def unwrapped(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def decoder(model: Any) -> torch.nn.Module:
+def text_config(model: Any) -> Any:
+    """Configuration of the decoder: the model's own, or that of a composite (vision-language) model's text part."""
+    return unwrapped(model).config.get_text_config(decoder=True)
+
+
+def decoder(model: Any) -> Any:
     """The module that runs the decoder layers, without the language-model head; adapters on it stay active."""
-    base = unwrapped(model).base_model
-    stack = FAMILIES[unwrapped(model).config.model_type].stack
-    return attrgetter(stack)(base) if stack else base
+    return unwrapped(model).get_decoder()
 
 
-def output_projections(model: Any) -> list[torch.nn.Module]:
-    """The attention output projection of every layer; its input is the heads' outputs side by side."""
-    parts = FAMILIES[unwrapped(model).config.model_type]
-    layers = getattr(decoder(model), parts.layers)
-    return [getattr(getattr(layer, parts.attention), parts.output) for layer in layers]
+def decoder_layers(model: Any) -> torch.nn.ModuleList:
+    """The decoder layers, in order."""
+    layers: torch.nn.ModuleList = getattr(decoder(model), FAMILIES[text_config(model).model_type].layers)
+    return layers
+
+
+def attention_modules(model: Any) -> dict[int, torch.nn.Module]:
+    """The attention module of every layer that has one, by layer."""
+    name = FAMILIES[text_config(model).model_type].attention
+    found = {index: getattr(layer, name, None) for index, layer in enumerate(decoder_layers(model))}
+    return {index: module for index, module in found.items() if module is not None}
+
+
+def output_projections(model: Any) -> dict[int, torch.nn.Module]:
+    """The attention output projection of every layer that has one; its input is the heads' outputs side by side."""
+    parts = FAMILIES[text_config(model).model_type]
+    return {index: getattr(module, parts.output) for index, module in attention_modules(model).items()}
 
 
 def read_anatomy(model: Any) -> Anatomy:
@@ -111,7 +143,7 @@ def read_anatomy(model: Any) -> Anatomy:
     Raises:
         ModelError: the family is unknown, or a part that the table promises is not there.
     """
-    config = unwrapped(model).config
+    config = text_config(model) if hasattr(unwrapped(model).config, "get_text_config") else unwrapped(model).config
     family = str(getattr(config, "model_type", None))
     if family not in FAMILIES:
         raise ModelError(
@@ -120,14 +152,21 @@ def read_anatomy(model: Any) -> Anatomy:
         )
     parts = FAMILIES[family]
     try:
-        layers = getattr(decoder(model), parts.layers)
+        layers = decoder_layers(model)
     except AttributeError as error:
         raise ModelError(f"This {family} model has no decoder layers at {parts.layers!r}.") from error
+    headless = []
     for index, layer in enumerate(layers):
         attention = getattr(layer, parts.attention, None)
-        if attention is None or getattr(attention, parts.output, None) is None:
+        if attention is None and parts.hybrid is not None:
+            headless.append(index)
+        elif attention is None or getattr(attention, parts.output, None) is None:
             missing = parts.attention if attention is None else f"{parts.attention}.{parts.output}"
             raise ModelError(f"Layer {index} of this {family} model has no {missing!r}.")
+    if len(headless) == len(layers):
+        raise ModelError(f"No layer of this {family} model has attention heads.")
+    if headless:
+        logger.info("Layers %s are %s layers: no attention heads there.", headless, parts.hybrid)
     if getattr(config, "slow_but_exact", False) and config.pretraining_tp > 1:
         raise ModelError(
             "This BLOOM checkpoint runs slow_but_exact, which bypasses the output projection; turn it off."
@@ -140,6 +179,7 @@ def read_anatomy(model: Any) -> Anatomy:
         num_kv_heads=_kv_heads(config, heads),
         head_dim=int(getattr(config, "head_dim", None) or config.hidden_size // heads),
         max_length=_max_length(config),
+        headless=tuple(headless),
     )
 
 

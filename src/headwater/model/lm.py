@@ -47,8 +47,12 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.model.parameters()).device
+        """Where token ids go: where the input embeddings are, or run where their weights are offloaded."""
+        embeddings = unwrapped(self.model).get_input_embeddings()
+        found: torch.device = embeddings.weight.device
+        if found.type == "meta":
+            found = torch.device(embeddings._hf_hook.execution_device)
+        return found
 
     @property
     def dtype(self) -> torch.dtype:
@@ -64,19 +68,23 @@ class LanguageModel:
     def fingerprint(self) -> str:
         """Sixteen hex digits that change with the architecture or the weights (a fixed random sample of every tensor).
 
-        Read afresh each time, so that it follows `hw.fold` and any other change of the weights.
+        Read afresh each time, so that it follows `hw.fold` and any other change of the weights; of weights that are
+        offloaded to a disk only names and shapes are looked at.
         """
         config = unwrapped(self.model).config.to_diff_dict()
         for volatile in ("transformers_version", "_name_or_path", "dtype"):
             config.pop(volatile, None)
         digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
         for name, tensor in sorted(self.model.named_parameters()):
-            flat = tensor.detach().reshape(-1)
+            digest.update(f"{name}{tuple(tensor.shape)}".encode())
+            if tensor.device.type == "meta":
+                continue
+            plain = type(tensor.data) is torch.Tensor
+            flat = (tensor.detach() if plain else tensor.dequantize().detach()).reshape(-1)
             if flat.numel() > _SAMPLE:
                 places = torch.randint(flat.numel(), (_SAMPLE,), generator=torch.Generator().manual_seed(flat.numel()))
                 flat = flat[places.to(flat.device)]
             sample = flat.to("cpu", torch.bfloat16)
-            digest.update(f"{name}{tuple(tensor.shape)}".encode())
             digest.update(sample.view(torch.int16).numpy().tobytes())
         return digest.hexdigest()[:16]
 
@@ -180,22 +188,32 @@ def _wrap(
     if not isinstance(model, torch.nn.Module) or not hasattr(unwrapped(model), "config"):
         raise InputError(f"model= takes a loaded transformers model, got {type(model).__name__}; names go first.")
     anatomy = read_anatomy(model)
-    moved = model.to(device=None if device is None else _device(device), dtype=_dtype(dtype)).eval()
+    if device is not None or _dtype(dtype) is not None:  # a model with a device map, or quantised, refuses any move
+        model = model.to(device=None if device is None else _device(device), dtype=_dtype(dtype))
     label = str(getattr(unwrapped(model).config, "_name_or_path", "") or type(unwrapped(model)).__name__)
-    return LanguageModel(moved, tokenizer, label, anatomy, revision)
+    return LanguageModel(model.eval(), tokenizer, label, anatomy, revision)
 
 
 def _from_pretrained(
     source: str, dtype: torch.dtype | None, revision: str | None, trust_remote_code: bool, with_tokenizer: bool
 ) -> tuple[Any, Any, torch.dtype | None]:
     """Model, tokenizer, and the dtype that the checkpoint says it is stored in."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+        AutoTokenizer,
+    )
 
     common: dict[str, Any] = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
     try:
         with _quiet_progress():
-            stored = getattr(AutoConfig.from_pretrained(source, **common), "dtype", None)
-            model, found = AutoModelForCausalLM.from_pretrained(
+            config = AutoConfig.from_pretrained(source, **common)
+            stored = getattr(config, "dtype", None)
+            composite = type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and config.get_text_config() is not config
+            family = AutoModelForImageTextToText if composite else AutoModelForCausalLM
+            model, found = family.from_pretrained(
                 source, dtype=dtype or "auto", use_safetensors=True, output_loading_info=True, **common
             )
             tokenizer = AutoTokenizer.from_pretrained(source, **common) if with_tokenizer else None

@@ -157,7 +157,7 @@ class QRRetriever:
             nothing = np.zeros(0, np.float32)
             return Explanation(query, nothing, list(self.heads.heads), np.zeros((len(self.heads), 0), np.float32), [])
         prepared = self._prepare(given)
-        mass = self._mass(prepared, query)
+        mass = self._checked(prepared.mass(query))
         weights = self.heads.coefficients
         mean = mass.tokens if weights is None else mass.tokens * mass.tokens.new_tensor(weights)[:, None]
         per_token = mean.mean(0).tolist()
@@ -179,8 +179,7 @@ class QRRetriever:
             self.lm, documents, self.heads.heads, self.settings, order[::-1] if self.order == "reversed" else order
         )
 
-    def _mass(self, prepared: PreparedDocuments, query: str) -> TokenMass:
-        mass = prepared.mass(query)
+    def _checked(self, mass: TokenMass) -> TokenMass:
         if not self.allow_local:
             mass.require_global(self.heads.heads)
         return mass
@@ -188,15 +187,13 @@ class QRRetriever:
     def _scores(self, queries: Sequence[str], documents: Sequence[Document]) -> Iterator[np.ndarray]:
         for query in queries:
             check_query(query)
-        prepared = self._prepare(documents) if documents else None
-        for query in queries:
-            if prepared is None:
-                yield np.zeros(0, np.float32)
-                continue
             if self.settings.calibrate and query.strip() == self.settings.null_query.strip():
                 logger.warning("The query equals the null query %r: every score is zero.", self.settings.null_query)
-            mass = self._mass(prepared, query)
-            yield mass.combined(weights=self.heads.coefficients).cpu().numpy().astype(np.float32)
+        if not documents:
+            yield from (np.zeros(0, np.float32) for _ in queries)
+            return
+        for mass in self._prepare(documents).masses(queries):
+            yield self._checked(mass).combined(weights=self.heads.coefficients).cpu().numpy().astype(np.float32)
 
 
 def _ranked(documents: Sequence[Document], scores: np.ndarray, top_k: int | None) -> list[Ranked]:

@@ -1,0 +1,260 @@
+"""What changing one head at one position does to the next token: one token per head instead of a forward.
+
+One clean pass keeps, at the last position, the first layer's input and the heads' outputs of every layer. Then each
+(head, sequence) is a batch row of one token that runs through the model's own layers, with the heads' outputs put in
+at every output projection: the kept ones ("path"), or those the layer computes from the changed stream over the
+clean cache ("total"). Norms, parallel branches, multipliers and experts are right by construction, because the model's
+own code runs (PEAR, arXiv 2409.19745; pear.md 3.2-3.5 and 6.1).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from headwater.errors import InputError, ModelError
+from headwater.headset import Head, HeadSet, HeadsLike, as_heads
+from headwater.instrument.interface import refuse_compiled
+from headwater.instrument.rows import by_layer
+from headwater.model.anatomy import decoder, decoder_layers, output_projections, text_config
+from headwater.model.lm import LanguageModel
+
+ReplayMode = Literal["path", "total"]
+Ablation = Literal["batch_mean", "sequence_mean", "zero"]
+MODES = ("path", "total")
+ABLATIONS = ("batch_mean", "sequence_mean", "zero")
+ROWS = 256  # single-token rows of one pass
+VOCABULARY_BLOCK = 8192  # tokens whose logits are held at once
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What a replay measured; scores are centred logits of the targets: target's logit minus the vocabulary's mean.
+
+    Attributes:
+        heads: the heads, in the order of `change`.
+        clean: fp32 `[sequences]`, score of each target in the clean pass (fp64 for an fp64 model).
+        change: `[heads, sequences]`, score with the head replaced minus score without, both from the same pass.
+        correct: bool `[sequences]`, whether the target is the most likely next token in the clean pass.
+        noise: largest difference between a row that replaces nothing and the clean pass.
+    """
+
+    heads: list[Head]
+    clean: torch.Tensor
+    change: torch.Tensor
+    correct: torch.Tensor
+    noise: float
+
+
+@torch.no_grad()
+def replay(
+    lm: LanguageModel,
+    ids: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    heads: HeadSet | HeadsLike | None = None,
+    mode: ReplayMode = "path",
+    ablation: Ablation = "batch_mean",
+    rows: int = ROWS,
+) -> Replayed:
+    """Replace each head's output at the last position, one head at a time, and see what becomes of the next token.
+
+    Args:
+        lm: a loaded model.
+        ids: token ids `[sequences, tokens]`, no padding; two tokens or more.
+        targets: the token after each sequence, `[sequences]`.
+        heads: heads to replace (None: every head).
+        mode: "path": the heads of all other layers keep their clean outputs, so that the change reaches the logits
+            directly and through MLPs only. "total": attention after the head's layer is computed from the changed
+            stream; keys and values of earlier positions are clean.
+        ablation: what replaces a head's output: "batch_mean", its mean over the sequences; "sequence_mean", its mean
+            over the positions of its sequence; "zero".
+        rows: single-token rows (heads x sequences) of one pass; in total mode each holds a copy of a sequence's cache.
+
+    Raises:
+        InputError: an unknown mode or ablation, ids or targets of the wrong shape, "batch_mean" with one sequence.
+        HeadSetError: a repeated head, or one the model does not have.
+        ModelError: a hybrid model, sequences longer than a sliding window in total mode, or a compiled model.
+    """
+    chosen = lm.anatomy.all_heads if heads is None else as_heads(heads)
+    by_layer(chosen, lm.anatomy)
+    _check(lm, ids, targets, mode, ablation)
+    ids, targets = ids.to(lm.device), targets.to(lm.device)
+    clean = _Clean(lm, ids, targets, ablation, cached=mode == "total")
+    per_pass = max(1, rows // len(ids) - 1)  # one candidate of every pass replaces nothing
+    change, noise = [], 0.0
+    for start in range(0, len(chosen), per_pass):
+        scores = _run(lm, clean, [None, *chosen[start : start + per_pass]], mode)
+        noise = max(noise, (scores[0] - clean.scores).abs().max().item())
+        change.append(scores[1:] - scores[0])
+    return Replayed(chosen, clean.scores, torch.cat(change), clean.correct, noise)
+
+
+def _check(lm: LanguageModel, ids: torch.Tensor, targets: torch.Tensor, mode: str, ablation: str) -> None:
+    if mode not in MODES:
+        raise InputError(f"Unknown mode {mode!r}; use one of {', '.join(MODES)}.")
+    if ablation not in ABLATIONS:
+        raise InputError(f"Unknown ablation {ablation!r}; use one of {', '.join(ABLATIONS)}.")
+    if ids.ndim != 2 or ids.shape[1] < 2 or targets.shape != ids.shape[:1]:
+        raise InputError(
+            f"ids are [sequences, tokens] with two tokens or more, targets [sequences]; got {list(ids.shape)} and "
+            f"{list(targets.shape)}."
+        )
+    if ablation == "batch_mean" and len(ids) < 2:
+        raise InputError("ablation='batch_mean' needs two sequences or more: the mean of one is itself.")
+    refuse_compiled(lm)
+    if lm.anatomy.headless:
+        raise ModelError(f"{lm.name!r} has layers without attention, whose state a single token does not carry.")
+    window = getattr(text_config(lm.model), "sliding_window", None)
+    if mode == "total" and window is not None and ids.shape[1] > window:
+        raise ModelError(f"Sequences of {ids.shape[1]} tokens do not fit the sliding window of {window}.")
+
+
+class _Clean:
+    """The clean pass: what stays fixed while heads are replaced."""
+
+    def __init__(
+        self, lm: LanguageModel, ids: torch.Tensor, targets: torch.Tensor, ablation: str, *, cached: bool
+    ) -> None:
+        self.ids, self.targets = ids, targets
+        self.outputs: dict[int, torch.Tensor] = {}  # layer -> [sequences, H, d_v] at the last position
+        self.replacement: dict[int, torch.Tensor] = {}  # layer -> [sequences or 1, H, d_v]
+        self.stream = torch.empty(0)  # input of the first layer at the last position, [sequences, 1, D]
+
+        def outputs(layer: int, inputs: torch.Tensor) -> torch.Tensor:
+            split = inputs.unflatten(-1, (lm.anatomy.num_heads, -1))
+            self.outputs[layer] = split[:, -1]
+            if ablation == "batch_mean":
+                self.replacement[layer] = split[:, -1].mean(0, keepdim=True)
+            elif ablation == "sequence_mean":
+                self.replacement[layer] = split.mean(1)
+            else:
+                self.replacement[layer] = torch.zeros_like(split[:1, -1])
+            return inputs
+
+        def stream(inputs: torch.Tensor) -> torch.Tensor:
+            self.stream = inputs[:, -1:]
+            return inputs
+
+        with _hooked(lm, outputs, stream):
+            hidden = decoder(lm.model)(input_ids=ids, use_cache=False).last_hidden_state[:, -1]
+        self.scores = _scores(lm, hidden, targets)
+        precise = hidden.to(lm.model.get_output_embeddings().weight.device, self.scores.dtype)
+        self.correct = _most_likely(lm, precise) == targets.to(precise.device)
+        self._cache = None
+        if cached:
+            self._cache = decoder(lm.model)(input_ids=ids[:, :-1], use_cache=True).past_key_values
+
+    def cache(self, times: int) -> Any:
+        """A fresh copy of the cache of all tokens but the last, each sequence `times` times in a row; or None."""
+        if self._cache is None:
+            return None
+        cache = copy.deepcopy(self._cache)
+        cache.batch_repeat_interleave(times)
+        return cache
+
+
+def _run(lm: LanguageModel, clean: _Clean, candidates: Sequence[Head | None], mode: str) -> torch.Tensor:
+    """Scores `[candidates, sequences]`; the rows of the pass are sequence-major, as the cache repeats itself."""
+    count, times = len(clean.ids), len(candidates)
+    first = torch.arange(count, device=lm.device) * times
+    at = {layer: [(i, c[1]) for i, c in enumerate(candidates) if c and c[0] == layer] for layer in clean.outputs}
+
+    def outputs(layer: int, inputs: torch.Tensor) -> torch.Tensor:
+        kept = clean.outputs[layer].repeat_interleave(times, 0)
+        split = kept if mode == "path" else inputs[:, -1].unflatten(-1, (lm.anatomy.num_heads, -1)).clone()
+        for place, head in at[layer]:
+            split[first.to(split.device) + place, head] = clean.replacement[layer][:, head]
+        return split.flatten(-2)[:, None]
+
+    def stream(inputs: torch.Tensor) -> torch.Tensor:
+        return clean.stream.repeat_interleave(times, 0) if mode == "path" else inputs
+
+    cache = clean.cache(times)
+    tokens = clean.ids[:, -1:].repeat_interleave(times, 0)
+    with _hooked(lm, outputs, stream):
+        result = decoder(lm.model)(input_ids=tokens, past_key_values=cache, use_cache=cache is not None)
+    scores = _scores(lm, result.last_hidden_state[:, -1], clean.targets.repeat_interleave(times))
+    return scores.view(count, times).T
+
+
+@contextmanager
+def _hooked(
+    lm: LanguageModel,
+    outputs: Callable[[int, torch.Tensor], torch.Tensor],
+    stream: Callable[[torch.Tensor], torch.Tensor],
+) -> Iterator[None]:
+    """Pass inputs of output projections through `outputs(layer, ...)`, those of the first layer through `stream`."""
+
+    def first(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            return (stream(args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": stream(kwargs["hidden_states"])}
+
+    with ExitStack() as stack:
+        layer0 = decoder_layers(lm.model)[0]
+        stack.callback(layer0.register_forward_pre_hook(first, with_kwargs=True).remove)
+        for layer, projection in output_projections(lm.model).items():
+
+            def hook(module: torch.nn.Module, args: tuple[Any, ...], layer: int = layer) -> tuple[Any, ...]:
+                return (outputs(layer, args[0]), *args[1:])
+
+            stack.callback(projection.register_forward_pre_hook(hook).remove)
+        yield
+
+
+def _scores(lm: LanguageModel, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Centred logits of the targets `[rows]` from `hidden` `[rows, D]` (after the final norm), in fp32 (fp64).
+
+    Without soft-capping of logits the vocabulary is not needed: the mean logit is that of the mean output row.
+    """
+    head = lm.model.get_output_embeddings()
+    precise = torch.promote_types(hidden.dtype, torch.float32)
+    hidden, targets = hidden.to(head.weight.device, precise), targets.to(head.weight.device)
+    if getattr(text_config(lm.model), "final_logit_softcapping", None) is None:
+        rows = head.weight[targets].to(precise) - head.weight.mean(0, dtype=precise)
+        scores = (hidden * rows).sum(-1)
+        if head.bias is not None:
+            scores = scores + head.bias[targets].to(precise) - head.bias.mean(dtype=precise)
+        return scores * _logit_scale(lm)
+    own, total = torch.zeros_like(hidden[:, 0]), torch.zeros_like(hidden[:, 0])
+    for start, logits in _logits(lm, hidden):
+        total += logits.sum(-1)
+        here = (targets >= start) & (targets < start + logits.shape[1])
+        own[here] = logits[here, targets[here] - start]
+    return own - total / head.weight.shape[0]
+
+
+def _most_likely(lm: LanguageModel, hidden: torch.Tensor) -> torch.Tensor:
+    """The token with the highest logit, `[rows]`."""
+    best, token = torch.full_like(hidden[:, 0], -torch.inf), torch.zeros(len(hidden), dtype=torch.long)
+    token = token.to(hidden.device)
+    for start, logits in _logits(lm, hidden):
+        highest, place = logits.max(-1)
+        token = torch.where(highest > best, place + start, token)
+        best = torch.maximum(best, highest)
+    return token
+
+
+def _logits(lm: LanguageModel, hidden: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+    """Logits `[rows, block]` with the first token of their block of the vocabulary."""
+    head = lm.model.get_output_embeddings()
+    cap = getattr(text_config(lm.model), "final_logit_softcapping", None)
+    for start in range(0, head.weight.shape[0], VOCABULARY_BLOCK):
+        block = slice(start, start + VOCABULARY_BLOCK)
+        bias = None if head.bias is None else head.bias[block].to(hidden.dtype)
+        logits = torch.nn.functional.linear(hidden, head.weight[block].to(hidden.dtype), bias) * _logit_scale(lm)
+        yield start, logits if cap is None else (logits / cap).tanh() * cap
+
+
+def _logit_scale(lm: LanguageModel) -> float:
+    """What the family multiplies its logits by."""
+    config = text_config(lm.model)
+    if lm.anatomy.family in ("cohere", "cohere2"):
+        return float(config.logit_scale)
+    return 1 / config.logits_scaling if lm.anatomy.family == "granite" else 1.0
