@@ -4,8 +4,8 @@
     python -m benchmarks.instrument --parts queries memory                # some of it; the others in the file stay
 
 Parity: for every supported architecture (the tiny random models of `tests/families.py`, with the features that set each
-apart) the largest difference between rows and eager attention maps, between tails over a shared prefix and whole runs, between
-packed tails and single ones, and between folded weights and run-time scaling. Queries and memory: a random 100
+apart) the largest difference between rows and eager attention maps, between tails over a shared prefix and whole runs,
+between packed tails and single ones, and between folded weights and run-time scaling. Queries and memory: a random 100
 M-parameter Llama in fp32.
 """
 

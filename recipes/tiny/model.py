@@ -77,8 +77,8 @@ def plant(model: LlamaForCausalLM, shape: Shape) -> None:
     """A start that copies: heads that look back, heads that match what those brought, outputs that undo values.
 
     Every head of the first layer attends a place before the current token (a constant channel of the embeddings meets
-    rotary pairs turned by that distance) and writes a code of the token it sees into a subspace of its own. Heads of the
-    second layer compare two such places of the query with two of the key (`MATCH`), each place in rotary pairs that
+    rotary pairs turned by that distance) and writes a code of the token it sees into a subspace of its own. Heads of
+    the second layer compare two such places of the query with two of the key (`MATCH`), each place in rotary pairs that
     turn little over a hundred tokens. Three of them hold the key's places one step further back than the query's, so
     that they attend the token that followed the same two tokens before: induction heads. The output matrix is the
     embeddings turned by a random rotation, and outputs of heads undo values into that rotation. No head starts with

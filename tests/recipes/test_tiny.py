@@ -109,7 +109,7 @@ def test_the_prompt_is_the_one_headwater_ranks_and_reads_with():
 def test_a_packed_prompt_equals_its_questions_asked_alone(prompts):
     draw = random.Random(3)
     packs = [prompts.documents(draw, 2, 2), prompts.documents(draw, 4, 3, "state"), prompts.closed_book(draw, 2)]
-    model = tiny.build(tiny.Shape(hidden=64, layers=2, heads=4, kv_heads=2, mlp=96), 256, 0)
+    model = tiny.build(tiny.Shape(layers=2, mlp=96), 256, 0)
     model.set_attn_implementation(tiny.TRAINING_ATTENTION)
     packed, *_ = tiny.loss_and_hits(model, tiny.collate(packs))
     model.set_attn_implementation("eager")
@@ -123,7 +123,7 @@ def test_a_packed_prompt_equals_its_questions_asked_alone(prompts):
     assert packed.item() == pytest.approx(total / count, abs=1e-4)
 
 
-def test_the_start_looks_one_and_two_tokens_back_and_matches_two():
+def test_the_start_looks_back_and_matches_two_tokens():
     shape = tiny.Shape()
     model = tiny.build(shape, 512, 0)
     model.set_attn_implementation("eager")
@@ -133,11 +133,22 @@ def test_the_start_looks_one_and_two_tokens_back_and_matches_two():
     ids[10], ids[14], ids[23] = first, second, second
     ids[22] = first
     maps = [layer[0] for layer in model(input_ids=ids[None], output_attentions=True).attentions[:2]]
-    places = torch.arange(4, 24)
-    for head, back in ((0, 1), (shape.heads // shape.kv_heads, 2)):
-        assert (maps[0][head, places].argmax(-1) == places - back).all()
+    places = torch.arange(8, 24)
+    for head, (back, width) in enumerate(tiny.LOOK_BACK):
+        if not width:
+            assert (maps[0][head, places].argmax(-1) == places - back).all()
     row = maps[1][0, 23]
     assert row[6] > row[15] > row[8]  # after the pair, after the second token alone, elsewhere
+
+
+def test_the_start_copies_before_any_training():
+    shares = copying(tiny.build(tiny.Shape(), 4096, 0), lengths=(13, 37), rows=8)
+    assert min(shares.values()) > 0.15
+
+
+def test_a_start_without_room_for_its_heads_is_refused():
+    with pytest.raises(ValueError, match="hidden size of 256"):
+        tiny.build(tiny.Shape(hidden=128), 64, 0)
 
 
 def test_blocks_are_learned_only_where_they_repeat():
@@ -163,7 +174,7 @@ def test_a_few_steps_lower_the_loss_and_resuming_continues_them(tmp_path):
         return [train.copying(draw, 64) for _ in range(6)]
 
     def run(first, last, state=None):
-        trainer = tiny.Trainer(tiny.build(tiny.Shape(hidden=64, layers=2, heads=4, kv_heads=2, mlp=96), 64, 0), 3e-3)
+        trainer = tiny.Trainer(tiny.build(tiny.Shape(layers=2, mlp=96), 64, 0), 3e-3)
         if state:
             trainer.restore(state)
         losses = [trainer.step(data, 1.0) for data in batches()[first:last]]
@@ -182,6 +193,5 @@ def test_a_few_steps_lower_the_loss_and_resuming_continues_them(tmp_path):
 
 def test_the_schedule_of_the_learning_rate():
     assert train.factor(0, 1000) == pytest.approx(0.01)
-    assert train.factor(500, 1000) == 1.0
-    assert train.factor(850, 1000) == pytest.approx(0.5)
-    assert train.factor(999, 1000) < 0.05
+    assert train.factor(500, 1000) == pytest.approx(0.5)
+    assert train.factor(999, 1000) == pytest.approx(0.001)
