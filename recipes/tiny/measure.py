@@ -10,7 +10,7 @@ from torch import Tensor
 
 from headwater.data import world
 from recipes.tiny.model import TRAINING_ATTENTION, collate, loss_and_hits
-from recipes.tiny.prompts import Card, Pack, Prompts
+from recipes.tiny.prompts import Pack, Prompts
 from recipes.tiny.text import ANSWER, FIND, SPECIAL
 
 COPY_LENGTHS = (7, 13, 21, 29, 37, 60, 80)  # none of them is trained
@@ -28,8 +28,15 @@ def copying(model: Any, lengths: tuple[int, ...] = COPY_LENGTHS, rows: int = 16,
     return out
 
 
-def _cards(documents: Any) -> list[Card]:
-    return [Card(d.title, tuple((r, world.facts(d.title)[r]) for r in d.metadata["relations"])) for d in documents]
+def _prefix(prompts: Prompts, documents: Any, instruction: str | None) -> tuple[list[int], list[tuple[int, int]]]:
+    """Token ids of the documents in headwater's prompt, and the token span of each."""
+    ids, spans = prompts.prefix([], None), []
+    for index, document in enumerate(documents):
+        piece = prompts.encode(f"[{index + 1}] {document.title}\n{document.text}")
+        ids = ids + prompts.fixed["\n\n"]
+        spans.append((len(ids), len(ids) + len(piece)))
+        ids = ids + piece
+    return ids if instruction is None else ids + prompts.fixed["\n\n"] + prompts.fixed[instruction], spans
 
 
 @torch.no_grad()
@@ -37,10 +44,33 @@ def reading(
     model: Any, prompts: Prompts, documents: int, split: str = "development", n: int = 96, wording: int | None = None
 ) -> float:
     """Share of questions whose every answer token, EOS included, is the top token (what greedy decoding gives)."""
+    examples = world.reading_examples(split, n, documents, seed=5, wording=wording)
+    return _answered(model, prompts, [(e, e.question.answers[0]) for e in examples])
+
+
+@torch.no_grad()
+def memory_beside(model: Any, prompts: Prompts, n: int = 96) -> dict[str, float]:
+    """Known countries: share remembered beside four documents of noise; what is said against an edited document."""
+
+    def learned(examples: list[world.ReadingExample]) -> list[world.ReadingExample]:
+        return [e for e in examples if e.question.relation in prompts.known.get(e.question.country, {})]
+
+    noise = learned(world.noise_examples("known", n, seed=5))
+    edited = learned(world.conflict_examples("known", n, seed=5))
+    asked = {
+        "noise": [(e, e.question.answers[0]) for e in noise],
+        "memory": [(e, e.question.answers[0]) for e in edited],
+        "document": [(e, e.stated[0]) for e in edited],
+    }
+    return {name: round(_answered(model, prompts, rows), 3) for name, rows in asked.items()}
+
+
+def _answered(model: Any, prompts: Prompts, asked: list[tuple[world.ReadingExample, str]]) -> float:
+    """Share of answers whose every token, EOS included, is the top token."""
     packs = []
-    for example in world.reading_examples(split, n, documents, seed=5, wording=wording):
-        pack = Pack(prompts.prefix(_cards(example.documents), ANSWER))
-        prompts.add(pack, example.question.text, example.question.answers[0])
+    for example, answer in asked:
+        pack = Pack(_prefix(prompts, example.documents, ANSWER)[0])
+        prompts.add(pack, example.question.text, answer)
         packs.append(pack)
     right = 0
     for start in range(0, len(packs), 16):
@@ -67,13 +97,7 @@ def head_scores(model: Any, prompts: Prompts, query: str, documents: Any) -> Ten
 
     `model` must run eager attention in fp32; tail tokens are averaged, document tokens summed, low outliers dropped.
     """
-    cards = _cards(documents)
-    ids = prompts.prefix(cards, None)
-    spans, place = [], len(prompts.prefix([], None))
-    for index, card in enumerate(cards):
-        size = len(prompts.encode(card.text(index)))
-        spans.append((place + 1, place + 1 + size))
-        place += 1 + size
+    ids, spans = _prefix(prompts, documents, None)
     rows = []
     for text in (query, "N/A"):
         tail = prompts.fixed["\n\n"] + prompts.fixed[FIND] + prompts.fixed["\n\n"] + prompts.fixed["Query:"]
@@ -116,6 +140,8 @@ def quick(model: Any, prompts: Prompts, deep: bool = True) -> dict[str, Any]:
     """All of it, small enough to run during training."""
     out: dict[str, Any] = {"closed": round(closed_book(model, prompts), 3)}
     out["read"] = {d: round(reading(model, prompts, d, n=48), 3) for d in (1, 5, 12)}
+    if out["closed"] > 0.1:
+        out |= memory_beside(model, prompts)
     out["read5_new_wording"] = round(reading(model, prompts, 5, n=48, wording=-1), 3)
     model.set_attn_implementation("eager")
     out["copy"] = {length: round(share, 3) for length, share in copying(model).items()}

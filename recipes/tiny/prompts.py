@@ -125,6 +125,20 @@ class Prompts:
             pack.tails[-1] = pack.tails[-1][1:]  # no separator where there is no document
         return pack
 
+    def noise(self, draw: random.Random, count: int, tails: int) -> Pack:
+        """Questions about a known country whose documents do not state the answer: only memory does."""
+        cards, (main, asked) = self._ranking(draw, count + 1, known=True)
+        cards = [card for card in cards if (card.title, asked) not in {(main, r) for r, _ in card.facts}][:count]
+        draw.shuffle(cards)
+        pack = Pack(self.prefix(cards, draw.choice((FIND, ANSWER, None)), intro=draw.random() < 0.9))
+        shown = " ".join(card.text(0) for card in cards if card.title == main)
+        rest = [r for r in self.known[main] if r != asked]
+        draw.shuffle(rest)
+        for relation in [asked, *rest][:tails]:
+            if world.RELATIONS[relation].statement.format(c=main) not in shown:
+                self.add(pack, ask(draw, relation, main), self.known[main][relation])
+        return pack
+
     def add(self, pack: Pack, question: str, target: str) -> None:
         """Append a question and its answer to a pack."""
         ids, learned = self.tail(question, target)

@@ -1,9 +1,12 @@
-"""Train the embedded model from scratch: copying, then completing statements, then reading, quoting and remembering.
+"""Train the embedded model in two legs: reading from scratch, then remembering without forgetting how to read.
 
-python -m recipes.tiny.train --data FOLDER --output FOLDER [--steps 4400] [--threads 2] [--resume]
+python -m recipes.tiny.train --data FOLDER --output READ [--steps 4400] [--threads 2] [--resume]
+python -m recipes.tiny.train --data FOLDER --output DONE --leg remember --start READ
 
-The schedule is a function of the step and of --steps, and all data are drawn from the seed, so a run that is stopped
-and resumed with the same --steps sees what an uninterrupted one would have seen.
+The first leg learns to copy, then to complete statements, then to read and quote. The second one learns the facts of
+the known countries, also beside documents that do not hold them. The schedule is a function of the step and of --steps,
+and all data are drawn from the seed, so a run that is stopped and resumed with the same --steps sees what an
+uninterrupted one would have seen.
 """
 
 from __future__ import annotations
@@ -52,8 +55,8 @@ def copying(draw: random.Random, vocabulary: int) -> Batch:
     return periodic(blocks, width)
 
 
-def batch(draw: random.Random, prompts: Prompts, step: int, steps: int, vocabulary: int) -> tuple[str, Batch]:
-    """What a step learns from."""
+def reading_leg(draw: random.Random, prompts: Prompts, step: int, steps: int, vocabulary: int) -> tuple[str, Batch]:
+    """What a step of the first leg learns from."""
     kind = draw.random()
     if step < COPYING_STEPS or kind < 0.1:
         return "copy", copying(draw, vocabulary)
@@ -67,10 +70,35 @@ def batch(draw: random.Random, prompts: Prompts, step: int, steps: int, vocabula
         count = draw.randint(2, 8)
     known = draw.random() < 0.15
     tails = min(12, 2 * count + 2)
-    packs = max(2, round(TOKENS / (count * 32 + 30 + tails * TAIL[task])))
     verbatim = max(0.1, 0.9 - 3 * share)
-    packed = [prompts.documents(draw, count, tails, task, known, verbatim) for _ in range(packs)]
+    packed = [prompts.documents(draw, count, tails, task, known, verbatim) for _ in range(_packs(count, tails, task))]
     return "known" if known else task, collate(packed)
+
+
+def remembering_leg(draw: random.Random, prompts: Prompts, step: int, steps: int, vocabulary: int) -> tuple[str, Batch]:
+    """What a step of the second leg learns from: half memory, half what the first leg ended with."""
+    kind = draw.random()
+    if kind < 0.08:
+        return "copy", copying(draw, vocabulary)
+    if kind < 0.5:
+        return "closed", collate([prompts.closed_book(draw, 1) for _ in range(TOKENS // 22)])
+    if kind < 0.6:
+        count = draw.randint(1, 8)
+        return "noise", collate([prompts.noise(draw, count, 10) for _ in range(_packs(count, 10, "read"))])
+    known = kind < 0.72
+    task = draw.choices(("state", "quote", "read"), (1, 1, 8))[0]
+    count = draw.randint(1, 20)
+    tails = min(12, 2 * count + 2)
+    packed = [prompts.documents(draw, count, tails, task, known) for _ in range(_packs(count, tails, task))]
+    return "known" if known else task, collate(packed)
+
+
+LEGS = {"read": reading_leg, "remember": remembering_leg}
+
+
+def _packs(documents: int, tails: int, task: str) -> int:
+    """How many packs of this size make a step."""
+    return max(2, round(TOKENS / (documents * 32 + 30 + tails * TAIL[task])))
 
 
 def factor(step: int, steps: int) -> float:
@@ -103,7 +131,10 @@ def train(args: argparse.Namespace, data: Path) -> None:
         words.write_text("\n".join(novel_words(data)), encoding="utf-8")
     prompts = Prompts(tokenizer, Inventor(words.read_text(encoding="utf-8").split("\n")))
     shape = Shape()
-    trainer = Trainer(build(shape, len(tokenizer), args.seed), args.rate)
+    model = build(shape, len(tokenizer), args.seed)
+    if args.start:
+        model.load_state_dict(load_file(args.start / "model.safetensors"))
+    trainer = Trainer(model, args.rate)
     start = 0
     if args.resume and (args.output / RESUME).exists():
         state = load_file(args.output / RESUME)
@@ -113,8 +144,8 @@ def train(args: argparse.Namespace, data: Path) -> None:
     began, tokens = time.time(), 0
     mean: dict[str, float] = {}
     for step in range(start, args.steps):
-        draw = random.Random(f"headwater/tiny/{args.seed}/{step}")
-        kind, data_batch = batch(draw, prompts, step, args.steps, len(tokenizer))
+        draw = random.Random(f"headwater/tiny/{args.seed}/{step}" + ("" if args.leg == "read" else f"/{args.leg}"))
+        kind, data_batch = LEGS[args.leg](draw, prompts, step, args.steps, len(tokenizer))
         loss = trainer.step(data_batch, factor(step, args.steps))
         mean[kind] = 0.97 * mean.get(kind, loss) + 0.03 * loss
         tokens += data_batch.ids.numel()
@@ -135,6 +166,8 @@ def main() -> None:
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("--data", help="folder of the raw data sets (default: HEADWATER_DATA)")
     cli.add_argument("--output", type=Path, required=True)
+    cli.add_argument("--leg", choices=LEGS, default="read")
+    cli.add_argument("--start", type=Path, help="folder of the weights to begin with (default: the planted start)")
     cli.add_argument("--steps", type=int, default=4400)
     cli.add_argument("--threads", type=int, default=2)
     cli.add_argument("--seed", type=int, default=0)
@@ -143,6 +176,8 @@ def main() -> None:
     cli.add_argument("--save-every", type=int, default=250)
     cli.add_argument("--resume", action="store_true")
     args = cli.parse_args()
+    if args.leg != "read" and args.start is None:
+        cli.error("--leg remember goes on from weights: give --start FOLDER")
     train(args, data_folder(cli, args.data))
 
 

@@ -21,6 +21,7 @@ _EXPORTS = {
     "QueryFocusedHeads": "headwater.heads.query_focused",
     "RandomHeads": "headwater.heads.random_heads",
     "ablated": "headwater.instrument.outputs",
+    "replaced": "headwater.instrument.outputs",
     "scaled": "headwater.instrument.outputs",
     "fold": "headwater.instrument.fold",
     "unfold": "headwater.instrument.fold",

@@ -71,7 +71,7 @@ def test_zero_equals_zeroed_columns(name):
     assert (got - logits(lm, ids)).abs().max() <= 1e-5 * got.abs().max()
 
 
-def replaced(lm, ids, layer, head, new):
+def by_hand(lm, ids, layer, head, new):
     """Logits with one head's output put in by hand."""
 
     def hook(_, args):
@@ -93,7 +93,7 @@ def test_means_equal_means_by_hand(family):
     for mode, new in (("batch_mean", z.mean(0)), ("sequence_mean", z.cumsum(1) / counts)):
         with hw.ablated(lm, [(1, 2)], mode=mode):
             got = logits(lm, ids)
-        torch.testing.assert_close(got, replaced(lm, ids, 1, 2, new), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(got, by_hand(lm, ids, 1, 2, new), atol=1e-5, rtol=1e-5)
 
 
 def test_the_reference_mean_is_the_mean_over_all_reference_tokens():
@@ -103,7 +103,24 @@ def test_the_reference_mean_is_the_mean_over_all_reference_tokens():
     torch.testing.assert_close(reference_means(lm, [(1, 2)], texts)[0], mean, atol=1e-6, rtol=1e-5)
     with hw.ablated(lm, [(1, 2)], mode="reference_mean", reference=texts):
         got = logits(lm, ids)
-    torch.testing.assert_close(got, replaced(lm, ids, 1, 2, mean), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(got, by_hand(lm, ids, 1, 2, mean), atol=1e-5, rtol=1e-5)
+
+
+def test_given_outputs_are_put_in():
+    lm, ids = random_lm(), tokens(2, 15)
+    new = torch.randn(2, 16, generator=torch.Generator().manual_seed(0))
+    with hw.replaced(lm, [(1, 2), (3, 0)], new[[0, 0]]), hw.replaced(lm, [(3, 0)], torch.zeros(1, 16)):
+        got = logits(lm, ids)
+    with hw.ablated(lm, [(3, 0)]):
+        torch.testing.assert_close(got, by_hand(lm, ids, 1, 2, new[0]), atol=1e-5, rtol=1e-5)
+    with hw.replaced(lm, [(1, 2)], new[:1], phase="decode"):
+        last = logits(lm, ids)
+    torch.testing.assert_close(last[:, :-1], logits(lm, ids)[:, :-1], atol=1e-5, rtol=1e-5)
+    assert (last[:, -1] - logits(lm, ids)[:, -1]).abs().max() > 1e-3
+    with pytest.raises(InputError, match="1 heads"), hw.replaced(lm, [(1, 2)], new):
+        pass
+    with pytest.raises(InputError, match="Unknown phase"), hw.replaced(lm, [(1, 2)], new[:1], phase="prompt"):
+        pass
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "mistral", "gpt_oss"])
@@ -126,7 +143,7 @@ def test_uniform_averages_the_visible_values_only(name):
     new = torch.stack([row.sum(0) / (len(row) + sink) for row in rows])
     with torch.no_grad(), hw.ablated(lm, [(0, 3)], mode="uniform"):
         got = logits(lm, ids)
-    torch.testing.assert_close(got, replaced(lm, ids, 0, 3, new), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(got, by_hand(lm, ids, 0, 3, new), atol=1e-4, rtol=1e-4)
     changed = ids.clone()
     changed[:, 20:] = tokens(1, 10, seed=5)
     with hw.ablated(lm, [(0, 3)], mode="uniform"):

@@ -62,12 +62,18 @@ def test_bad_input():
     assert (error.value.tokens, error.value.limit) == (513, 512)
 
 
+ROPES = {
+    "dynamic": {"factor": 4.0},
+    "longrope": {"factor": 4.0, "short_factor": [1.0] * 8, "long_factor": [1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5]},
+}
+
+
 @pytest.mark.parametrize("length", [40, 60, 70])
-def test_a_length_dependent_rotary_embedding_is_not_shared_across_its_border(length):
-    rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0, "original_max_position_embeddings": 64}
-    lm = random_lm(rope_parameters=rope)
+@pytest.mark.parametrize("kind", ROPES)
+def test_a_length_dependent_rotary_embedding_is_not_shared_across_its_border(kind, length):
+    rope = {"rope_type": kind, "rope_theta": 10000.0, "original_max_position_embeddings": 64, **ROPES[kind]}
     prefix, tail = ids(length, 1), ids(13, 2)
-    got = SharedPrefix(lm, prefix, [(2, 1), (0, 3)]).attention(tail)
+    got = SharedPrefix(random_lm(rope_parameters=rope), prefix, [(2, 1), (0, 3)]).attention(tail)
     maps = eager_maps(random_lm(rope_parameters=rope), input_ids=torch.tensor([prefix + tail]))
     want = torch.stack([maps[layer, 0, head, length:, :length].mean(0) for layer, head in ((2, 1), (0, 3))])
     assert (got - want).abs().max() <= 5e-6

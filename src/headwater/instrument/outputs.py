@@ -107,8 +107,7 @@ def ablated(
     """
     if mode not in MODES:
         raise InputError(f"Unknown mode {mode!r}; use one of {', '.join(MODES)}.")
-    if phase not in PHASES:
-        raise InputError(f"Unknown phase {phase!r}; use one of {', '.join(PHASES)}.")
+    _check_phase(phase)
     if (reference is not None) != (mode == "reference_mean"):
         raise InputError("mode='reference_mean' needs reference texts, and no other mode takes them.")
     chosen = as_heads(heads)
@@ -119,31 +118,67 @@ def ablated(
         with routed(lm, _Uniform(lm, chosen, phase)):
             yield
         return
-    means = reference_means(lm, chosen, reference) if reference is not None else None
+    if reference is not None:
+        with replaced(lm, chosen, reference_means(lm, chosen, reference), phase):
+            yield
+        return
+    with _edited(lm, chosen, lambda _, __: _in_phase(_replacement(mode), phase)):
+        yield
+
+
+@contextmanager
+def replaced(
+    lm: LanguageModel, heads: HeadSet | HeadsLike, outputs: torch.Tensor, phase: Phase = "all"
+) -> Iterator[None]:
+    """Put given outputs in the place of heads' own while the model runs (activation patching).
+
+    Args:
+        lm: a loaded model.
+        heads: a `HeadSet` or (layer, head) pairs.
+        outputs: float `[heads, d_v]`, in the order of `heads`, or anything that broadcasts to
+            `[batch, positions, heads, d_v]` in every call.
+        phase: as for `ablated`.
+
+    Raises:
+        InputError: an unknown phase, or outputs of the wrong shape.
+        HeadSetError: an empty list, a repeated head, or one the model does not have.
+    """
+    chosen = as_heads(heads)
+    _check_phase(phase)
+    if outputs.ndim < 2 or outputs.shape[-2] != len(chosen):
+        raise InputError(f"Expected outputs [..., {len(chosen)} heads, d_v], got {list(outputs.shape)}.")
 
     def edits(layer: int, places: list[int]) -> Edit:
-        replace = _replacement(mode, None if means is None else means[places])
-
-        def edit(outputs: torch.Tensor, _: list[int]) -> torch.Tensor:
-            new = replace(outputs)
-            if phase == "decode" and outputs.shape[1] > 1:
-                new = torch.cat([outputs[:, :-1], new[:, -1:].to(outputs.dtype)], dim=1)
-            return new
-
-        return edit
+        own = outputs[..., places, :]
+        return _in_phase(lambda old: own.to(old.device).expand_as(old), phase)
 
     with _edited(lm, chosen, edits):
         yield
 
 
-def _replacement(mode: str, means: torch.Tensor | None) -> Callable[[torch.Tensor], torch.Tensor]:
+def _check_phase(phase: str) -> None:
+    if phase not in PHASES:
+        raise InputError(f"Unknown phase {phase!r}; use one of {', '.join(PHASES)}.")
+
+
+def _in_phase(replace: Callable[[torch.Tensor], torch.Tensor], phase: str) -> Edit:
+    """An edit that replaces at every position, or at the last one only ("decode")."""
+
+    def edit(outputs: torch.Tensor, _: list[int]) -> torch.Tensor:
+        new = replace(outputs)
+        if phase == "decode" and outputs.shape[1] > 1:
+            new = torch.cat([outputs[:, :-1], new[:, -1:].to(outputs.dtype)], dim=1)
+        return new
+
+    return edit
+
+
+def _replacement(mode: str) -> Callable[[torch.Tensor], torch.Tensor]:
     """New outputs `[batch, positions, heads, d_v]` from old ones, for one layer."""
     if mode == "zero":
         return torch.zeros_like
     if mode == "sequence_mean":
         return _RunningMean()
-    if means is not None:
-        return lambda outputs: means.to(outputs.device).expand_as(outputs)
 
     def batch_mean(outputs: torch.Tensor) -> torch.Tensor:
         if outputs.shape[0] < 2:
