@@ -130,28 +130,55 @@ class Inventor:
                 return value
 
 
+_FUNCTION_WORDS = re.compile(
+    r"(what|is|the|of|which|does|do|in|are|who|when|where|how|by|on|has|have|to|from|for|a|an|many|much|there)", re.I
+)
+FRAMES = (
+    "What is the {n} of {c}?",
+    "{n} of {c}?",
+    "Tell me the {n} of {c}.",
+    "For {c}, what is the {n}?",
+    "In {c}, what is the {n}?",
+    "In {c} the {n} is what?",
+    "In {c} what is the {n}?",
+    "{c}: {n}",
+    "{c}, {n}?",
+    "{c} has which {n}?",
+    "{c} has what as its {n}?",
+    "{c} is known for which {n}?",
+    "{c} names what as its {n}?",
+    "People in {c} give which {n}?",
+    "Give the {n} that {c} has.",
+    "Name the {n} of {c}.",
+    "Name the {n} that belongs to {c}.",
+    "Name what {c} has as its {n}.",
+    "Name the {n} people know {c} by.",
+    "I want to know {c}'s {n}.",
+    "Which {n} does {c} have?",
+    "Which {n} can be found in {c}?",
+    "The {n} of {c} is what?",
+    "The {n} of {c} is which?",
+    "How would one state the {n} of {c}?",
+    "Where {c} is concerned, which {n} is right?",
+    "Please say what the {n} in {c} is.",
+    "Look for the {n}: {c}.",
+)
+
+
 def ask(draw: random.Random, relation: str, name: str) -> str:
-    """A question in one of the trained wordings, or a plain one that uses the label; some lose a word or their case."""
+    """A question in one of the trained wordings, or in a frame around the relation's noun or key words of a wording.
+
+    Some lose a word or their case. The wording that is kept for measuring never comes out.
+    """
     item = world.RELATIONS[relation]
-    label = item.noun
-    kind = draw.random()
-    if kind < 0.7:
+    text = item.questions[-1]
+    while text == item.questions[-1]:
         text = draw.choice(item.questions[:-1])
-    else:
-        text = draw.choice(
-            (
-                f"What is the {label} of {{c}}?",
-                f"{item.label} of {{c}}?",
-                f"Tell me the {label} of {{c}}.",
-                f"For {{c}}, what is the {label}?",
-                f"In {{c}}, what is the {label}?",
-                f"{{c}}: {label}",
-                f"Give the {label} that {{c}} has.",
-                f"{{c}} has which {label}?",
-                f"Name the {label} of {{c}}.",
-                f"I want to know {{c}}'s {label}.",
-            )
-        )
+        if draw.random() < 0.45:
+            words = re.findall(r"[A-Za-z]+", text.replace("{c}", ""))
+            kept = [word for word in words if not _FUNCTION_WORDS.fullmatch(word)]
+            noun = draw.choice((item.noun, item.noun, item.label, " ".join(kept)))
+            text = draw.choice(FRAMES).replace("{n}", noun)
     if draw.random() < 0.08:
         words = text.split()
         free = [i for i, word in enumerate(words) if word in {"What", "is", "the", "of", "does", "in", "Which", "are"}]

@@ -160,6 +160,6 @@ def test_random_heads_change_with_the_seed():
 
 def test_the_default_number_of_heads():
     anatomy = planted_lm().anatomy
-    assert default_top_k(anatomy) == 2
+    assert default_top_k(anatomy) == 8
     assert default_top_k(type(anatomy)("llama", 32, 32, 8, 128, 8192)) == 16
     assert default_top_k(type(anatomy)("llama", 80, 64, 8, 128, 8192)) == 32

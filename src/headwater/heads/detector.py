@@ -25,9 +25,13 @@ BUILT_IN_EXAMPLES = 64
 
 
 def default_top_k(anatomy: Anatomy) -> int:
-    """2.4 % of the heads, between 2 and 16; 32 for models of more than 4,000 heads (qrhead.md 5)."""
+    """2.4 % of the heads, between 8 and 16; 32 for models of more than 4,000 heads (qrhead.md 5).
+
+    At least 8, because the heads of a small model share the work: on development countries 8 of the embedded model's 48
+    rank better than 2, 4 or all (docs/results/main.md).
+    """
     total = len(anatomy.all_heads)
-    return 32 if total > 4000 else min(16, max(2, round(0.024 * total)), total)
+    return 32 if total > 4000 else min(16, max(8, round(0.024 * total)), total)
 
 
 def built_in_examples() -> list[RankingExample]:
