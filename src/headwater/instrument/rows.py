@@ -20,7 +20,7 @@ from headwater.model.anatomy import FAMILIES, Anatomy
 from headwater.model.lm import LanguageModel
 
 _ROW_SUM_TOLERANCE = 1e-3
-KEY_BLOCK = 4096  # keys whose logits are held at once
+HELD_LOGITS = 2**22  # logits held at once where rows are streamed over blocks of keys
 
 
 def by_layer(heads: HeadSet | HeadsLike, anatomy: Anatomy) -> dict[int, list[tuple[int, int]]]:
@@ -120,12 +120,12 @@ def mean_rows(
     layer: int,
     keep: int,
     parts: Sequence[int] | None = None,
-    block: int = KEY_BLOCK,
+    held: int = HELD_LOGITS,
 ) -> Iterator[tuple[list[int], torch.Tensor]]:
     """Means over groups of rows of what `row_blocks` gives, streamed over blocks of keys (qrhead.md 6.5).
 
-    Only logits of one block of keys are ever held: a first pass takes the running maximum and sum of every row, a
-    second one adds up its exponentials.
+    Only logits of one block of keys are ever held: a first pass takes the log of the sum of exponentials of every row,
+    a second one adds up the shares. Where all logits of a key/value head fit, they are taken once.
 
     Args:
         query: `[1, H, rows, head_dim]`.
@@ -136,7 +136,7 @@ def mean_rows(
         layer: named in the error.
         keep: keys whose means are wanted, from the first.
         parts: rows are in consecutive groups of these sizes, each averaged on its own (None: one group).
-        block: keys at a time.
+        held: logits held at once, at least those of one key.
 
     Yields:
         Indices into `heads`, and their means `[those heads, groups, keep]`.
@@ -150,21 +150,25 @@ def mean_rows(
     for kv, members in _by_kv(query, key, heads):
         own = [heads[i] for i in members]
         rows = query[:, own]
+        block = max(1, held // (rows.shape[1] * rows.shape[2]))
+        starts = range(0, keys, block)
 
-        def block_scores(start: int, end: int, rows: torch.Tensor = rows, kv: int = kv) -> torch.Tensor:
-            return _scores(rows, key[:, kv : kv + 1, start:end], visible[..., start:end], logits)
+        def scores_of(start: int, rows: torch.Tensor = rows, kv: int = kv, block: int = block) -> torch.Tensor:
+            part = slice(start, start + block)
+            return _scores(rows, key[:, kv : kv + 1, part], visible[..., part], logits)
 
-        total = torch.full(rows.shape[:3], -torch.inf, dtype=torch.promote_types(rows.dtype, torch.float32))
-        total = total.to(rows.device)  # log of the sum of exponentials
-        for start in range(0, keys, block):
-            total = torch.logaddexp(total, block_scores(start, start + block).logsumexp(-1))
+        precise = torch.promote_types(rows.dtype, torch.float32)
+        total = torch.full(rows.shape[:3], -torch.inf, dtype=precise, device=rows.device)  # log of sums of exponentials
+        for start in starts:
+            scores = scores_of(start)
+            total = torch.logaddexp(total, scores.logsumexp(-1))
         if logits.sinks is not None:
             total = torch.logaddexp(total, _sinks(logits, own, total[..., None]).squeeze(-1))
         mass = torch.zeros_like(total)
         means = total.new_empty(len(own), len(sizes), keep)
-        for start in range(0, keys, block):
-            share = (block_scores(start, start + block) - total[..., None]).exp_()
-            share = share.masked_fill_(blind[..., None], 0.0)
+        for start in starts:
+            share = scores if len(starts) == 1 else scores_of(start)
+            share = share.sub_(total[..., None]).exp_().masked_fill_(blind[..., None], 0.0)
             mass += share.sum(-1)
             inside = max(0, min(keep - start, share.shape[-1]))
             for part, chunk in enumerate(share[0, :, :, :inside].split(sizes, dim=1)):
