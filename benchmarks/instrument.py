@@ -85,12 +85,11 @@ def parity() -> Json:
     report: Json = {}
     for name in sorted([*families.FAMILIES, *families.HYBRID, *families.OWN_ATTENTION]):
         own, lm, eager = rows_and_maps(name, torch.float32)
-        row: Json = {"rows fp32": own, "rows fp64": rows_and_maps(name, torch.float64)[0]}
-        row["tails"] = row["packed"] = None
+        exact, double, _ = rows_and_maps(name, torch.float64)
+        row: Json = {"rows fp32": own, "rows fp64": exact, "tails": None, "packed": None}
+        row["packed fp64"] = None if exact is None else max(map(difference, *tails_both_ways(double, prefix, tails)))
         if own is not None:
-            shared = SharedPrefix(lm, prefix, lm.anatomy.all_heads)
-            alone = [shared.attention(tail) for tail in tails]
-            packed = list(shared.attentions(tails))
+            alone, packed = tails_both_ways(lm, prefix, tails)
             whole = []
             for tail in tails:
                 maps = eager.model(input_ids=torch.tensor([prefix + tail]), output_attentions=True).attentions
@@ -108,6 +107,14 @@ def parity() -> Json:
         report[name] = row
         print(f"{name:14} {row}", flush=True)
     return report
+
+
+def tails_both_ways(
+    lm: LanguageModel, prefix: list[int], tails: list[list[int]]
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Mean rows of tails over a shared prefix: one by one, and packed."""
+    shared = SharedPrefix(lm, prefix, lm.anatomy.all_heads)
+    return [shared.attention(tail) for tail in tails], list(shared.attentions(tails))
 
 
 def spread_heads(lm: LanguageModel, layers: int) -> list[tuple[int, int]]:
@@ -209,7 +216,7 @@ def tables(report: Json) -> dict[str, str]:
         def number(value: float | None) -> str:
             return "-" if value is None else f"{value:.0e}"
 
-        names = ["rows fp32", "rows fp64", "tails", "packed", "fold"]
+        names = ["rows fp32", "rows fp64", "tails", "packed", "packed fp64", "fold"]
         rows = [
             [name, *(number(row[key]) for key in names), "equal" if row["untouched"] else "DIFFER"]
             for name, row in report["parity"].items()

@@ -99,6 +99,14 @@ def test_the_text_part_of_a_composite_model_is_entered():
         assert (lm.model(input_ids=ids).logits - scaled).abs().max() <= 2e-5
 
 
+def test_a_composite_checkpoint_is_loaded_by_its_path(tmp_path):
+    composite_model().save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    lm = hw.load(tmp_path)
+    assert type(lm.model).__name__ == "LlavaForConditionalGeneration"
+    assert hw.QRRetriever(lm, heads="all").score("which?", ["one", "two"]).shape == (2,)
+
+
 def test_a_hybrid_without_any_heads_is_refused():
     with pytest.raises(ModelError, match="No layer"):
         hw.load(model=family_model("lfm2", layer_types=["conv"] * 4), tokenizer=byte_tokenizer())

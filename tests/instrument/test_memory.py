@@ -5,7 +5,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import headwater as hw
 from headwater.instrument.prefix import SharedPrefix
-from headwater.instrument.rows import Logits, mean_rows, row_blocks
+from headwater.instrument.softmax import Logits, mean_rows, row_blocks
 from models import VOCABULARY, random_lm
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from test_rows import eager_maps
 
-from headwater.errors import ContextOverflowError, HeadSetError, InputError
+from headwater.errors import ContextOverflowError, HeadSetError, InputError, NonFiniteAttentionError
 from headwater.instrument.prefix import SharedPrefix
 from models import VOCABULARY, random_lm
 
@@ -47,6 +47,14 @@ def test_only_the_needed_layers_are_prefilled():
         layer.mlp.register_forward_hook(lambda *_, i=i: ran.append(i))
     SharedPrefix(lm, ids(20, 1), [(1, 0), (2, 5)]).attention(ids(4, 2))
     assert ran == [0, 1, 0, 1]
+
+
+def test_nan_names_layer_and_head():
+    lm = random_lm()
+    with torch.no_grad():
+        lm.model.model.layers[2].self_attn.q_proj.weight[5 * 16 : 6 * 16] = torch.nan
+    with pytest.raises(NonFiniteAttentionError, match="layer 2, head 5"):
+        SharedPrefix(lm, ids(20, 1), [(1, 0), (2, 4), (2, 5)]).attention(ids(4, 2))
 
 
 def test_bad_input():

@@ -16,7 +16,8 @@ import torch
 from headwater.errors import InputError
 from headwater.headset import Head, HeadSet, HeadsLike, as_heads
 from headwater.instrument.interface import Kernel, refuse_compiled, routed
-from headwater.instrument.rows import Logits, by_layer, visible_keys
+from headwater.instrument.rows import by_layer
+from headwater.instrument.softmax import Logits, visible_keys
 from headwater.model.anatomy import decoder, output_projections
 from headwater.model.lm import LanguageModel
 

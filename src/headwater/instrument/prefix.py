@@ -19,7 +19,8 @@ import torch
 from headwater.errors import ContextOverflowError, InputError
 from headwater.headset import Head, HeadSet, HeadsLike, as_heads
 from headwater.instrument.interface import Kernel, StopForward, routed
-from headwater.instrument.rows import Logits, by_layer, capture, mean_rows
+from headwater.instrument.rows import by_layer, capture
+from headwater.instrument.softmax import Logits, mean_rows
 from headwater.model.anatomy import FAMILIES, decoder, text_config
 from headwater.model.lm import LanguageModel
 
