@@ -57,6 +57,7 @@ def training_texts(prompts, count, seed=0):
                 draw, draw.randint(1, 12), 8, draw.choice(("state", "quote", "read")), known=turn % 3 == 0
             )
             prompts.closed_book(draw, 8)
+            prompts.noise(draw, draw.randint(1, 8), 8)
     finally:
         del prompts.encode
     return seen
@@ -149,6 +150,43 @@ def test_the_start_copies_before_any_training():
 def test_a_start_without_room_for_its_heads_is_refused():
     with pytest.raises(ValueError, match="hidden size of 256"):
         tiny.build(tiny.Shape(hidden=128), 64, 0)
+
+
+def decoded(ids):
+    return "".join(chr(token - 3) if token > 2 else "|" for token in ids)
+
+
+def test_noise_is_answered_from_memory_only(prompts):
+    draw = random.Random(4)
+    for _ in range(50):
+        pack = prompts.noise(draw, draw.randint(1, 8), 10)
+        shown = decoded(pack.prefix)
+        assert pack.tails
+        for tail, learned in zip(pack.tails, pack.answers, strict=True):
+            answer = decoded(tail[-learned:-1]).strip()
+            owners = [
+                (name, relation)
+                for name, facts in prompts.known.items()
+                for relation, value in facts.items()
+                if decoded(prompts.encode(value)) == answer and decoded(prompts.encode(name)) in decoded(tail)
+            ]
+            assert owners
+            statements = [world.RELATIONS[relation].statement.format(c=name) for name, relation in owners]
+            assert any(decoded(prompts.encode(f"{s} ")) not in shown for s in statements)
+
+
+def test_the_second_leg_draws_every_kind(prompts):
+    kinds = {train.remembering_leg(random.Random(seed), prompts, 0, 100, 256)[0] for seed in range(60)}
+    assert {"copy", "closed", "noise", "known", "read"} <= kinds
+    again = [train.remembering_leg(random.Random(7), prompts, 0, 100, 256)[1] for _ in range(2)]
+    assert torch.equal(again[0].ids, again[1].ids)
+
+
+def test_questions_never_use_the_wording_kept_for_measuring():
+    draw = random.Random(0)
+    for name, relation in world.RELATIONS.items():
+        kept = relation.questions[-1].format(c="Xania")
+        assert all(ask(draw, name, "Xania") != kept for _ in range(300))
 
 
 def test_blocks_are_learned_only_where_they_repeat():
