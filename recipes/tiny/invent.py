@@ -139,7 +139,6 @@ FRAMES = (
     "Tell me the {n} of {c}.",
     "For {c}, what is the {n}?",
     "In {c}, what is the {n}?",
-    "In {c} the {n} is what?",
     "In {c} what is the {n}?",
     "{c}: {n}",
     "{c}, {n}?",
@@ -150,7 +149,6 @@ FRAMES = (
     "People in {c} give which {n}?",
     "Give the {n} that {c} has.",
     "Name the {n} of {c}.",
-    "Name the {n} that belongs to {c}.",
     "Name what {c} has as its {n}.",
     "Name the {n} people know {c} by.",
     "I want to know {c}'s {n}.",
@@ -171,8 +169,8 @@ def ask(draw: random.Random, relation: str, name: str) -> str:
     Some lose a word or their case. The wording that is kept for measuring never comes out.
     """
     item = world.RELATIONS[relation]
-    text = item.questions[-1]
-    while text == item.questions[-1]:
+    text = kept_back = item.questions[-1]
+    while text.lower() == kept_back.lower():
         text = draw.choice(item.questions[:-1])
         if draw.random() < 0.45:
             words = re.findall(r"[A-Za-z]+", text.replace("{c}", ""))

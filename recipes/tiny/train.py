@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -121,6 +122,9 @@ def train(args: argparse.Namespace, data: Path) -> None:
     torch.set_num_threads(args.threads)
     args.output.mkdir(parents=True, exist_ok=True)
     words = args.output / "words.txt"
+    if args.start:  # its token ids are those of its weights
+        for path in (args.start / "words.txt", *args.start.glob("*token*.json"), *args.start.glob("*.jinja")):
+            shutil.copyfile(path, args.output / path.name)
     if (args.output / "tokenizer.json").exists() and words.exists():
         from transformers import AutoTokenizer
 

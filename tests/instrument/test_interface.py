@@ -47,14 +47,16 @@ def test_a_second_thread_is_refused_while_the_first_is_inside():
         except ModelError as error:
             errors.append(str(error))
 
-    with hw.capture(lm, [(0, 0)], [-1]):
-        thread = threading.Thread(target=other)
-        thread.start()
-        thread.join()
-    assert len(errors) == 1
-    assert "one model per thread" in errors[0]
-    other()
-    assert len(errors) == 1
+    for inside in (hw.capture(lm, [(0, 0)], [-1]), hw.ablated(lm, [(0, 0)])):
+        errors.clear()
+        with inside:
+            thread = threading.Thread(target=other)
+            thread.start()
+            thread.join()
+        assert len(errors) == 1
+        assert "one model per thread" in errors[0]
+        other()
+        assert len(errors) == 1
 
 
 def test_a_thread_per_model_works():

@@ -1,4 +1,4 @@
-"""Rows are never taken from attention maps: no tensor of a ranking is as large as one head's map times two."""
+"""Rows are never taken from attention maps: no tensor of a ranking is even half as large as one head's map."""
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode

@@ -121,6 +121,8 @@ def test_given_outputs_are_put_in():
         pass
     with pytest.raises(InputError, match="Unknown phase"), hw.replaced(lm, [(1, 2)], new[:1], phase="prompt"):
         pass
+    with pytest.raises(InputError, match=r"shape \[1, 7\] do not fit"), hw.replaced(lm, [(1, 2)], new[:1, :7]):
+        logits(lm, ids)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "mistral", "gpt_oss"])

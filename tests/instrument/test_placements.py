@@ -42,7 +42,8 @@ def test_a_device_map_with_offloaded_layers(tmp_path):
     assert torch.equal(replay(lm, tokens().repeat(2, 1), targets, mode="total", ablation="zero").change, changes)
     with torch.no_grad(), hw.scaled(lm, coefficients):
         assert torch.equal(lm.model(input_ids=tokens()).logits, scaled)
-    assert len(lm.fingerprint) == 16
+    other = accelerate.cpu_offload(random_lm(seed=1).model)
+    assert lm.fingerprint == plain.fingerprint != hw.load(model=other, tokenizer=byte_tokenizer()).fingerprint
     with pytest.raises(ModelError, match="offloading"):
         hw.fold(lm, coefficients)
 

@@ -5,7 +5,7 @@ import torch
 
 import headwater as hw
 from families import FAMILIES, OWN_ATTENTION, VOCABULARY, family_model
-from headwater.errors import HeadSetError, InputError, ModelError
+from headwater.errors import ContextOverflowError, HeadSetError, InputError, ModelError
 from headwater.instrument.replay import replay
 from headwater.model.anatomy import output_projections
 from models import byte_tokenizer, random_lm
@@ -126,6 +126,18 @@ def test_bad_input():
         replay(lm, tokens[:, :1], targets)
     with pytest.raises(InputError, match=r"and \[2\]"):
         replay(lm, tokens, targets[:2])
+    with pytest.raises(InputError, match=r"got \[0, 12\]"):
+        replay(lm, tokens[:0], targets[:0])
+    with pytest.raises(InputError, match="token ids from 0 to 257"):
+        replay(lm, tokens, targets + 100)
+    with pytest.raises(ContextOverflowError, match="513 tokens"):
+        replay(lm, ids(tokens=513), targets)
+    with pytest.raises(HeadSetError, match="empty"):
+        replay(lm, tokens, targets, heads=[])
+    adapted = random_lm()
+    adapted.model.lm_head = torch.nn.Sequential(adapted.model.lm_head)
+    with pytest.raises(ModelError, match="output layer"):
+        replay(adapted, tokens, targets)
     with pytest.raises(HeadSetError, match="not in this model"):
         replay(lm, tokens, targets, heads=[(9, 0)])
     hybrid = hw.load(model=family_model("lfm2"), tokenizer=byte_tokenizer())

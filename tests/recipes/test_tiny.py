@@ -8,7 +8,7 @@ import pytest
 import torch
 from recipes.tiny import model as tiny
 from recipes.tiny import text, train
-from recipes.tiny.invent import Inventor, ask
+from recipes.tiny.invent import FRAMES, Inventor, ask
 from recipes.tiny.measure import copying
 from recipes.tiny.prompts import Card, Prompts
 from safetensors.torch import load_file, save_file
@@ -185,8 +185,11 @@ def test_the_second_leg_draws_every_kind(prompts):
 def test_questions_never_use_the_wording_kept_for_measuring():
     draw = random.Random(0)
     for name, relation in world.RELATIONS.items():
-        kept = relation.questions[-1].format(c="Xania")
-        assert all(ask(draw, name, "Xania") != kept for _ in range(300))
+        kept = relation.questions[-1].format(c="Xania").lower()
+        assert all(ask(draw, name, "Xania").lower() != kept for _ in range(2000))
+        frames = {frame.replace("{n}", "something") for frame in FRAMES}
+        for noun in {relation.noun, relation.label, relation.label.lower()}:
+            assert relation.questions[-1].replace(noun, "something") not in frames
 
 
 def test_blocks_are_learned_only_where_they_repeat():

@@ -210,12 +210,27 @@ def _nested(inner: Handler, outer: Handler) -> Handler:
     return handle
 
 
+@contextmanager
+def exclusive(lm: LanguageModel) -> Iterator[None]:
+    """Hold the model for this thread: hooks of one thread would change what another one computes.
+
+    Raises:
+        ModelError: another thread is inside a block of headwater on the same model.
+    """
+    stack = decoder(lm.model)
+    _enter(stack, lm.name)
+    try:
+        yield
+    finally:
+        _leave(stack)
+
+
 def _enter(stack: torch.nn.Module, name: str) -> None:
     """Note which thread is inside a block on this model; handlers of two threads would read each other's calls."""
     with _lock:
         thread, depth = _owners.get(stack, (threading.get_ident(), 0))
         if thread != threading.get_ident():
-            raise ModelError(f"Another thread is reading attention of {name!r}; load one model per thread.")
+            raise ModelError(f"Another thread is reading or changing heads of {name!r}; load one model per thread.")
         _owners[stack] = (thread, depth + 1)
 
 

@@ -15,7 +15,7 @@ import torch
 
 from headwater.errors import InputError
 from headwater.headset import Head, HeadSet, HeadsLike, as_heads
-from headwater.instrument.interface import Kernel, refuse_compiled, routed
+from headwater.instrument.interface import Kernel, exclusive, refuse_compiled, routed
 from headwater.instrument.rows import by_layer
 from headwater.instrument.softmax import Logits, visible_keys
 from headwater.model.anatomy import decoder, output_projections
@@ -36,7 +36,7 @@ def _edited(lm: LanguageModel, heads: HeadsLike, edits: Callable[[int, list[int]
     """
     refuse_compiled(lm)
     projections = output_projections(lm.model)
-    with ExitStack() as stack:
+    with exclusive(lm), ExitStack() as stack:
         for layer, members in by_layer(heads, lm.anatomy).items():
             places, chosen = [place for place, _ in members], [head for _, head in members]
             edit = edits(layer, places)
@@ -151,7 +151,16 @@ def replaced(
 
     def edits(layer: int, places: list[int]) -> Edit:
         own = outputs[..., places, :]
-        return _in_phase(lambda old: own.to(old.device).expand_as(old), phase)
+
+        def put(old: torch.Tensor) -> torch.Tensor:
+            try:
+                return own.to(old.device).expand_as(old)
+            except RuntimeError as error:
+                raise InputError(
+                    f"Outputs of shape {list(own.shape)} do not fit heads' outputs of {list(old.shape)}."
+                ) from error
+
+        return _in_phase(put, phase)
 
     with _edited(lm, chosen, edits):
         yield

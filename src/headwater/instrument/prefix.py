@@ -171,10 +171,11 @@ class _TailReader:
         owner = torch.arange(len(tails)).repeat_interleave(torch.tensor(tails))
         place = prefix.length + torch.cat([torch.arange(tail) for tail in tails])
         keys = torch.cat([torch.arange(prefix.length), place])
-        self._distance = place[:, None] - keys[None, :]  # negative: not seen
+        self._distance = (place[:, None] - keys[None, :]).int()  # negative: not seen
         own = self._distance[:, prefix.length :]
         own[owner[:, None] != owner[None, :]] = -1
         self._means: dict[int, torch.Tensor] = {}
+        self._seen: dict[tuple[int | None, torch.device], torch.Tensor] = {}
 
     def result(self) -> list[torch.Tensor]:
         """Per tail `[heads, prefix tokens]`."""
@@ -211,8 +212,11 @@ class _TailReader:
 
     def _visible(self, window: int | None, device: torch.device) -> torch.Tensor:
         """What the tails may see of prefix and tails: bool `[1, 1, tail tokens, prefix + tail tokens]`."""
-        seen = self._distance >= 0
-        return (seen if window is None else seen & (self._distance < window))[None, None].to(device)
+        if (window, device) not in self._seen:
+            seen = self._distance >= 0
+            seen = seen if window is None else seen & (self._distance < window)
+            self._seen[window, device] = seen[None, None].to(device)
+        return self._seen[window, device]
 
 
 def _like(stock: torch.Tensor | None, visible: torch.Tensor, query: torch.Tensor) -> torch.Tensor:

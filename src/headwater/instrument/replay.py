@@ -17,9 +17,9 @@ from typing import Any, Literal
 
 import torch
 
-from headwater.errors import InputError, ModelError
+from headwater.errors import ContextOverflowError, InputError, ModelError
 from headwater.headset import Head, HeadSet, HeadsLike, as_heads
-from headwater.instrument.interface import refuse_compiled
+from headwater.instrument.interface import exclusive, refuse_compiled
 from headwater.instrument.rows import by_layer
 from headwater.model.anatomy import decoder, decoder_layers, output_projections, text_config
 from headwater.model.lm import LanguageModel
@@ -78,8 +78,10 @@ def replay(
 
     Raises:
         InputError: an unknown mode or ablation, ids or targets of the wrong shape, "batch_mean" with one sequence.
-        HeadSetError: a repeated head, or one the model does not have.
-        ModelError: a hybrid model, sequences longer than a sliding window in total mode, or a compiled model.
+        HeadSetError: an empty list, a repeated head, or one the model does not have.
+        ContextOverflowError: sequences longer than the model reads.
+        ModelError: a hybrid model, sequences longer than a sliding window in total mode, a compiled model, or an output
+            layer that is adapted, quantised or offloaded.
     """
     chosen = lm.anatomy.all_heads if heads is None else as_heads(heads)
     by_layer(chosen, lm.anatomy)
@@ -100,10 +102,21 @@ def _check(lm: LanguageModel, ids: torch.Tensor, targets: torch.Tensor, mode: st
         raise InputError(f"Unknown mode {mode!r}; use one of {', '.join(MODES)}.")
     if ablation not in ABLATIONS:
         raise InputError(f"Unknown ablation {ablation!r}; use one of {', '.join(ABLATIONS)}.")
-    if ids.ndim != 2 or ids.shape[1] < 2 or targets.shape != ids.shape[:1]:
+    if ids.ndim != 2 or not len(ids) or ids.shape[1] < 2 or targets.shape != ids.shape[:1]:
         raise InputError(
             f"ids are [sequences, tokens] with two tokens or more, targets [sequences]; got {list(ids.shape)} and "
             f"{list(targets.shape)}."
+        )
+    head = lm.model.get_output_embeddings()
+    if not (isinstance(head, torch.nn.Linear) and type(head.weight.data) is torch.Tensor and not head.weight.is_meta):
+        raise ModelError(f"The output layer of {lm.name!r} is not a plain linear layer with its weights loaded.")
+    if not 0 <= int(targets.min()) <= int(targets.max()) < len(head.weight):
+        raise InputError(f"Targets are token ids from 0 to {len(head.weight) - 1}.")
+    if ids.shape[1] > lm.max_length:
+        raise ContextOverflowError(
+            f"Sequences of {ids.shape[1]:,} tokens are longer than {lm.name!r} reads ({lm.max_length:,}).",
+            tokens=ids.shape[1],
+            limit=lm.max_length,
         )
     if ablation == "batch_mean" and len(ids) < 2:
         raise InputError("ablation='batch_mean' needs two sequences or more: the mean of one is itself.")
@@ -128,7 +141,7 @@ class _Clean:
 
         def outputs(layer: int, inputs: torch.Tensor) -> torch.Tensor:
             split = inputs.unflatten(-1, (lm.anatomy.num_heads, -1))
-            self.outputs[layer] = split[:, -1]
+            self.outputs[layer] = split[:, -1].clone()  # a view would keep every position
             if ablation == "batch_mean":
                 self.replacement[layer] = split[:, -1].mean(0, keepdim=True)
             elif ablation == "sequence_mean":
@@ -138,7 +151,7 @@ class _Clean:
             return inputs
 
         def stream(inputs: torch.Tensor) -> torch.Tensor:
-            self.stream = inputs[:, -1:]
+            self.stream = inputs[:, -1:].clone()
             return inputs
 
         with _hooked(lm, outputs, stream):
@@ -196,7 +209,7 @@ def _hooked(
             return (stream(args[0]), *args[1:]), kwargs
         return args, {**kwargs, "hidden_states": stream(kwargs["hidden_states"])}
 
-    with ExitStack() as stack:
+    with exclusive(lm), ExitStack() as stack:
         layer0 = decoder_layers(lm.model)[0]
         stack.callback(layer0.register_forward_pre_hook(first, with_kwargs=True).remove)
         for layer, projection in output_projections(lm.model).items():

@@ -68,8 +68,7 @@ class LanguageModel:
     def fingerprint(self) -> str:
         """Sixteen hex digits that change with the architecture or the weights (a fixed random sample of every tensor).
 
-        Read afresh each time, so that it follows `hw.fold` and any other change of the weights; of weights that are
-        offloaded to a disk only names and shapes are looked at.
+        Read afresh each time, so that it follows `hw.fold` and any other change of the weights.
         """
         config = unwrapped(self.model).config.to_diff_dict()
         for volatile in ("transformers_version", "_name_or_path", "dtype"):
@@ -78,7 +77,7 @@ class LanguageModel:
         for name, tensor in sorted(self.model.named_parameters()):
             digest.update(f"{name}{tuple(tensor.shape)}".encode())
             if tensor.device.type == "meta":
-                continue
+                tensor = self._offloaded(name)
             plain = type(tensor.data) is torch.Tensor
             flat = (tensor.detach() if plain else tensor.dequantize().detach()).reshape(-1)
             if flat.numel() > _SAMPLE:
@@ -87,6 +86,17 @@ class LanguageModel:
             sample = flat.to("cpu", torch.bfloat16)
             digest.update(sample.view(torch.int16).numpy().tobytes())
         return digest.hexdigest()[:16]
+
+    def _offloaded(self, name: str) -> torch.Tensor:
+        """A weight that accelerate keeps elsewhere (in memory or on a disk)."""
+        module, _, leaf = name.rpartition(".")
+        hook = self.model.get_submodule(module)._hf_hook
+        for part in getattr(hook, "hooks", (hook,)):
+            weights = getattr(part, "weights_map", None)
+            if weights is not None:
+                found: torch.Tensor = weights[leaf]
+                return found
+        raise ModelError(f"The weight {name} of {self.name!r} is not loaded, and no hook says where it is.")
 
     def save(self, folder: str | Path) -> Path:
         """Write an ordinary checkpoint: the same keys, shapes and dtypes, safetensors, with tokenizer and card.
