@@ -35,7 +35,7 @@ lint: $(STAMP)  ## ruff and mypy
 bench: $(STAMP)  ## speed beside a plain prefill and eager maps, into benchmarks/results (15 minutes, idle machine)
 	$(BIN)/python -m benchmarks.capture_speed --page docs/results/main.md
 
-tiny: $(STAMP)  ## train the embedded model again into tiny-run (an hour on two cores; DATA=folder of the raw texts)
+tiny: $(STAMP)  ## train the embedded model again into tiny-run (60 to 75 minutes on two cores; DATA=folder of the raw texts)
 	$(BIN)/python -m recipes.tiny.train --data "$(DATA)" --output tiny-run
 
 clean:  ## remove the virtual environment and what demo and the tools wrote
