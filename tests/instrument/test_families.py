@@ -23,6 +23,8 @@ def test_every_supported_family_is_tested():
         assert {name.split("-")[0] for name in names} == {f for f in SUPPORTED if SUPPORTED[f].interface is interface}
 
 
+# Not in float64: eager Gemma 2 and gpt-oss take float32 steps of their own, expert layers have no float64 kernel.
+SINGLE = {"gemma2", "gpt_oss", "mixtral"}
 ROWS_FROM_MAPS = [name for name in OWN_ATTENTION if name != "falcon-alibi"]
 
 
@@ -83,6 +85,15 @@ def test_layers_without_heads_are_named_and_skipped(name, dtype):
     assert np.isfinite(hw.QRRetriever(lm, heads="all").score("which one?", documents)).all()
 
 
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in SINGLE])
+def test_packed_tails_equal_separate_runs_in_double_precision(name):
+    lm = hw.load(model=family_model(name, dtype=torch.float64), tokenizer=byte_tokenizer())
+    shared = SharedPrefix(lm, tokens(33).tolist(), lm.anatomy.all_heads)
+    tails = [tokens(length, seed=seed).tolist() for length, seed in ((9, 2), (1, 3), (14, 4))]
+    for tail, together in zip(tails, shared.attentions(tails), strict=True):
+        assert (shared.attention(tail) - together).abs().max() <= 1e-12
+
+
 def test_the_text_part_of_a_composite_model_is_entered():
     lm = hw.load(model=composite_model(), tokenizer=byte_tokenizer())
     assert (lm.anatomy.family, lm.anatomy.num_layers, lm.anatomy.num_heads) == ("llama", 4, 8)
@@ -110,10 +121,6 @@ def test_a_composite_checkpoint_is_loaded_by_its_path(tmp_path):
 def test_a_hybrid_without_any_heads_is_refused():
     with pytest.raises(ModelError, match="No layer"):
         hw.load(model=family_model("lfm2", layer_types=["conv"] * 4), tokenizer=byte_tokenizer())
-
-
-# Not in float64: eager Gemma 2 and gpt-oss take float32 steps of their own, expert layers have no float64 kernel.
-SINGLE = {"gemma2", "gpt_oss", "mixtral"}
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,9 @@
 """Models that are not plain weights on one device: device maps with offloading, quantised weights, compiled code."""
 
+from importlib import import_module
+from importlib.util import find_spec
+
+import accelerate
 import pytest
 import torch
 from test_rows import eager_maps, expected
@@ -24,7 +28,6 @@ def rows_of(lm) -> torch.Tensor:
 
 
 def test_a_device_map_with_offloaded_layers(tmp_path):
-    accelerate = pytest.importorskip("accelerate")
     plain = random_lm()
     want, scores = rows_of(plain), hw.QRRetriever(plain, heads=HEADS).score("which?", DOCUMENTS)
     targets = tokens()[:, 3].repeat(2)
@@ -48,14 +51,38 @@ def test_a_device_map_with_offloaded_layers(tmp_path):
         hw.fold(lm, coefficients)
 
 
-@pytest.mark.parametrize("bits", ["int8", "bnb-8", "bnb-4"])
+class Int8Linear(torch.nn.Module):
+    """Eight-bit weights with a scale per row, as weight-only quantisation keeps them."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.scale = linear.weight.detach().abs().amax(1, keepdim=True) / 127
+        rounded = (linear.weight.detach() / self.scale).round().to(torch.int8)
+        self.weight = torch.nn.Parameter(rounded, requires_grad=False)
+
+    def forward(self, x):
+        return torch.nn.functional.linear(x, self.weight.to(x.dtype) * self.scale)
+
+
+# The packages are no development dependencies; where they are installed their weights are tested too.
+BITS = ["own-8"]
+BITS += ["torchao-8"] if find_spec("torchao") else []
+BITS += ["bnb-8", "bnb-4"] if find_spec("bitsandbytes") else []
+
+
+@pytest.mark.parametrize("bits", BITS)
 def test_quantised_weights_rank_but_are_not_folded(bits):
     lm = random_lm()
-    if bits == "int8":
-        torchao = pytest.importorskip("torchao.quantization")
+    if bits == "own-8":
+        for layer in lm.model.model.layers:
+            attention = layer.self_attn
+            for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+                setattr(attention, name, Int8Linear(getattr(attention, name)))
+    elif bits == "torchao-8":
+        torchao = import_module("torchao.quantization")
         torchao.quantize_(lm.model, torchao.Int8WeightOnlyConfig())
     else:
-        bnb = pytest.importorskip("bitsandbytes")
+        bnb = import_module("bitsandbytes")
         kind = bnb.nn.Linear8bitLt if bits == "bnb-8" else bnb.nn.Linear4bit
         options = {"has_fp16_weights": False} if bits == "bnb-8" else {}
         for layer in lm.model.model.layers:

@@ -29,15 +29,12 @@ def chat_tokenizer():
 
 
 def real_tokenizers():
-    """The GPT-2 tokenizer where the data folder is known, and the byte tokenizer always."""
+    """One without merges, one with many (the embedded model's), and GPT-2's own where the data folder is known."""
+    found = {"bytes": byte_tokenizer(), "tiny": hw.load("tiny").tokenizer}
     folder = os.environ.get("HEADWATER_DATA")
-    reason = "set HEADWATER_DATA to the data folder to test on GPT-2's tokenizer"
-    path = Path(folder or ".") / "tokenizers" / "gpt2"
-    gpt2 = GPT2Tokenizer.from_pretrained(path) if folder else None
-    return [
-        pytest.param(byte_tokenizer(), id="bytes"),
-        pytest.param(gpt2, id="gpt2", marks=pytest.mark.skipif(folder is None, reason=reason)),
-    ]
+    if folder:
+        found["gpt2"] = GPT2Tokenizer.from_pretrained(Path(folder) / "tokenizers" / "gpt2")
+    return [pytest.param(tokenizer, id=name) for name, tokenizer in found.items()]
 
 
 def spacing_tokenizer():

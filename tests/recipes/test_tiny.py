@@ -12,6 +12,7 @@ from recipes.tiny.invent import FRAMES, Inventor, ask
 from recipes.tiny.measure import copying
 from recipes.tiny.prompts import Card, Prompts
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from headwater.data import world
 from headwater.prompt.prompt import ANSWER, RANK, prompt_template
@@ -92,7 +93,7 @@ def test_the_wording_kept_for_testing_is_never_asked():
 
 
 def test_the_prompt_is_the_one_headwater_ranks_and_reads_with():
-    tokenizer = pytest.importorskip("transformers").AutoTokenizer.from_pretrained
+    tokenizer = AutoTokenizer.from_pretrained
     from headwater.model import lm
 
     folder = lm.__file__.replace("lm.py", "tiny")

@@ -70,7 +70,7 @@ class Lines:
     def add(self, record: dict[str, Any]) -> None:
         """Append one finished query (with an "id") and flush it to disk."""
         with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+            file.write(json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n")
             file.flush()
         self.done[record["id"]] = record
 
