@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.headwater-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint tiny results bench clean
+.PHONY: help setup demo test lint tiny results bench crash clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ lint: $(STAMP)  ## ruff and mypy
 
 bench: $(STAMP)  ## speed beside a plain prefill and eager maps, into benchmarks/results (15 minutes, idle machine)
 	$(BIN)/python -m benchmarks.capture_speed --page docs/results/main.md
+
+crash: $(STAMP)  ## kill `index add` and `ask` 50 times at random moments; writes docs/results/crash.md (10 minutes)
+	$(BIN)/python -m benchmarks.crash --page docs/results/crash.md
 
 tiny: $(STAMP)  ## train the embedded model again into tiny-run (60 to 75 minutes on two cores; DATA=folder of the raw texts)
 	$(BIN)/python -m recipes.tiny.train --data "$(DATA)" --output tiny-run

@@ -11,6 +11,7 @@ SOURCE = Path(headwater.__file__).parent
 FLOORS = {
     "errors": 0,
     "atomic": 1,
+    "cache": 1,
     "data": 2,
     "headset": 2,
     "model": 2,

@@ -26,7 +26,7 @@ from headwater.heads.random_heads import RandomHeads
 from headwater.headset.headset import HeadSet
 from headwater.prompt.prompt import prompt_template
 from recipes.tiny import measure
-from recipes.tiny.text import known_facts
+from recipes.tiny.text import data_folder, known_facts, unread_paragraphs
 
 Json = dict[str, Any]
 COUNTS = (1, 5, 20)
@@ -107,10 +107,64 @@ def conflict(lm: Any, n: int) -> Json:
     document = [float(world.exact_match(s, e.stated)) for s, e in zip(said, rows, strict=True)]
     memory = [float(world.exact_match(s, e.question.answers)) for s, e in zip(said, rows, strict=True)]
     groups = [e.question.country for e in rows]
-    return {
-        "document's answer": mean_interval(document, groups).as_dict(),
-        "memory's answer": mean_interval(memory, groups).as_dict(),
-    }
+    other = [1 - d - m for d, m in zip(document, memory, strict=True)]
+    shares = {"document's answer": document, "memory's answer": memory, "anything else": other}
+    return {name: mean_interval(values, groups).as_dict() for name, values in shares.items()}
+
+
+def places(lm: Any, n: int) -> Json:
+    """The gold document first, in the middle and last of twenty."""
+    template = prompt_template(lm.tokenizer, instruction="answer")
+    out: Json = {}
+    examples = world.reading_examples("held_out", n, 20, seed=0)
+    for name, place in (("first", 0), ("eleventh", 10), ("last", 19)):
+        prompts = []
+        for e in examples:
+            others = [document for i, document in enumerate(e.documents) if i != e.gold[0]]
+            shown = [*others[:place], e.documents[e.gold[0]], *others[place:]]
+            prompts.append([*template.prefix(shown).ids, *template.tail(e.question.text)])
+        out[f"{name} of 20"] = scored([e.question for e in examples], decode(lm, prompts))
+    return out
+
+
+def noise(lm: Any, n: int) -> Json:
+    """Known facts beside four documents that do not hold them: of what is known without documents, how much is left?"""
+    template = prompt_template(lm.tokenizer, instruction="answer")
+    known = known_facts()
+    rows = [
+        e
+        for e in world.noise_examples("known", 2 * n, 4, seed=2, wording=-1)
+        if e.question.relation in known.get(e.question.country, {})
+    ][:n]
+    begin = [*template.header, *template.encode("Query:")]
+    alone = decode(lm, [[*begin, *template.encode(" " + e.question.text), *template.suffix] for e in rows])
+    beside = decode(lm, [[*template.prefix(e.documents).ids, *template.tail(e.question.text)] for e in rows])
+    right = [world.exact_match(a, e.question.answers) for a, e in zip(alone, rows, strict=True)]
+    kept = [
+        (float(world.exact_match(b, e.question.answers)), e.question.country)
+        for b, e, r in zip(beside, rows, right, strict=True)
+        if r
+    ]
+    out: Json = {"known without documents": scored([e.question for e in rows], alone)}
+    if kept:
+        out["of these, right beside 4 noise documents"] = mean_interval(*map(list, zip(*kept, strict=True))).as_dict()
+    return out
+
+
+def needle(lm: Any, n: int, data: Path) -> Json:
+    """A sentence that states a held-out fact between paragraphs of a novel that no training text holds."""
+    template = prompt_template(lm.tokenizer, instruction="answer")
+    paragraphs = unread_paragraphs(data)
+
+    def tokens(text: str) -> int:
+        return len(template.encode(text))
+
+    out: Json = {}
+    for length in (512, 1024, 2048):
+        examples = world.needle_examples("held_out", n, paragraphs, length, measure=tokens, seed=0)
+        prompts = [[*template.prefix(e.documents).ids, *template.tail(e.question.text)] for e in examples]
+        out[f"{length:,} tokens"] = scored([e.question for e in examples], decode(lm, prompts))
+    return out
 
 
 def ranking(lm: Any, n: int) -> Json:
@@ -158,6 +212,9 @@ def tables(result: Json) -> dict[str, str]:
         "reading": table(result["reading"], kinds=True),
         "memory": table(result["closed book"], kinds=True),
         "conflict": table(result["conflict"]),
+        "places": table(result["places"], kinds=True),
+        "noise": table(result["noise"]),
+        "needle": table(result["needle"], kinds=True),
         "ranking": table(result["ranking"]["same split"]),
         "lookalikes": table(result["ranking"]["look-alikes"]),
         "made": f"`{made['command']}`; model fingerprint `{made['fingerprint']}`; QR heads "
@@ -173,13 +230,18 @@ def main() -> None:
     cli.add_argument("--n", type=int, default=500, help="questions per test")
     cli.add_argument("--output", type=Path, default=Path("docs/results/tiny.json"))
     cli.add_argument("--page", type=Path, action="append", default=[], help="pages with places for the tables")
+    cli.add_argument("--data", help="folder of the raw data sets, for the novel (default: HEADWATER_DATA)")
     args = cli.parse_args()
+    data = data_folder(cli, args.data)
     lm = hw.load(args.model, dtype="float32")
     result: Json = {"copying": measure.copying(lm.model, rows=64)}
     for name, run in (
         ("reading", reading),
         ("closed book", closed_book),
         ("conflict", conflict),
+        ("places", places),
+        ("noise", noise),
+        ("needle", lambda lm, n: needle(lm, n, data)),
         ("ranking", ranking),
     ):
         result[name] = run(lm, args.n)

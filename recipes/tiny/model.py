@@ -21,14 +21,23 @@ IGNORE = -100
 TRAINING_ATTENTION = "headwater_tiny_training"
 ROPE_THETA = 100_000.0
 LOOK_BACK = ((1, 0), (2, 0), (3, 0), (4, 0), (5, 0), (6, 0), (8, 2.5), (6, 3.0))  # of heads 0-0 to 0-7: tokens, width
-# Per key-value group of layer 1, the two places its keys hold and those each of its queries looks for: 0 is the token
+# Per layer and key-value group, the two places its keys hold and those each of its queries looks for: 0 is the token
 # itself, 1 to 6 the token so many steps back, 7 and 8 the two windows.
-MATCH = (
-    ((1, 2), ((0, 1), (1, 2))),
-    ((2, 3), ((1, 2), (2, 3))),
-    ((5, 6), ((4, 5), (5, 6))),
-    ((7, 8), ((7, 8), (7, 8))),
-)
+MATCH = {
+    1: (
+        ((1, 2), ((0, 1), (1, 2))),
+        ((2, 3), ((1, 2), (2, 3))),
+        ((5, 6), ((4, 5), (5, 6))),
+        ((7, 8), ((7, 8), (7, 8))),
+    ),
+    2: (
+        ((7, 8), ((7, 8), (8, 8))),
+        ((7, 8), ((7, 8), (7, 7))),
+        ((5, 8), ((4, 8), (6, 8))),
+        ((3, 7), ((3, 7), (4, 7))),
+    ),
+}
+NOTCH = 3.0
 INDUCTION = (0, 2, 4)  # heads of layer 1 whose queries look one place nearer than their keys
 
 
@@ -109,7 +118,7 @@ def plant(model: LlamaForCausalLM, shape: Shape) -> None:
             values = attention.v_proj.weight[_rows(head // groups, size)]
             attention.o_proj.weight[:, _rows(head, size)] = turned @ values.T * (undo * share)
 
-    first, second = (model.model.layers[i].self_attn for i in (0, 1))
+    first = model.model.layers[0].self_attn
     pair = torch.arange(half).float()
     turn = ROPE_THETA ** (-2 * pair / size)
     basis, _ = torch.linalg.qr(torch.randn(shape.hidden, places))
@@ -132,16 +141,23 @@ def plant(model: LlamaForCausalLM, shape: Shape) -> None:
         first.o_proj.weight[:, rows] = 0.25 * basis[:, rows]
 
     slow = torch.arange(4, half)
-    for group, (keys, queries) in enumerate(MATCH):
-        shared, parts = _rows(group, size), torch.randperm(size)[: 2 * len(slow)].chunk(2)
-        second.k_proj.weight[shared] *= 0.1
-        for offset, place, part in zip((0, half), keys, parts, strict=True):
-            second.k_proj.weight[shared][offset + slow] = 2.5 * seen[place][part]
-        for member, wanted in enumerate(queries):
-            rows = _rows(group * groups + member, size)
-            second.q_proj.weight[rows] *= 0.1
-            for offset, place, part in zip((0, half), wanted, parts, strict=True):
-                second.q_proj.weight[rows][offset + slow] = (2.5 if place else 5.0) * seen[place][part]
+    for index, groups_matched in MATCH.items():
+        if index >= shape.layers:
+            continue
+        attention = model.model.layers[index].self_attn
+        for group, (keys, queries) in enumerate(groups_matched):
+            shared, parts = _rows(group, size), torch.randperm(size)[: 2 * len(slow)].chunk(2)
+            attention.k_proj.weight[shared] *= 0.1
+            for offset, place, part in zip((0, half), keys, parts, strict=True):
+                attention.k_proj.weight[shared][offset + slow] = 2.5 * seen[place][part]
+            for member, wanted in enumerate(queries):
+                rows = _rows(group * groups + member, size)
+                attention.q_proj.weight[rows] *= 0.1
+                for offset, place, part in zip((0, half), wanted, parts, strict=True):
+                    attention.q_proj.weight[rows][offset + slow] = (2.5 if place else 5.0) * seen[place][part]
+                if max(keys) > 6:  # windows of near tokens are alike: turn away from them
+                    attention.k_proj.weight[shared][2:4, 0] = NOTCH
+                    attention.q_proj.weight[rows][2:4, 0] = -NOTCH
 
 
 def _rows(head: int, size: int) -> slice:

@@ -51,14 +51,10 @@ def known_facts() -> dict[str, dict[str, str]]:
 def novel_paragraphs(data: Path, characters: int = NOVEL_CHARACTERS, seed: int = 0) -> list[str]:
     """Paragraphs of the novels, in shuffled order, that mention no unseen country, up to so many characters."""
     draw = random.Random(seed)
-    files = sorted((data / "text" / "100_english_novels").glob("*.txt"))
-    if not files:
-        raise FileNotFoundError(f"no novels under {data}/text/100_english_novels")
-    per_file = characters // len(files)
+    novels = _novels(data)
+    per_file = characters // len(novels)
     out: list[str] = []
-    for path in files:
-        paragraphs = [" ".join(p.split()) for p in path.read_text(encoding="utf-8", errors="ignore").split("\n")]
-        paragraphs = [p for p in paragraphs if 40 < len(p) < 1000 and not unseen().search(p)]
+    for paragraphs in novels:
         draw.shuffle(paragraphs)
         taken = 0
         for paragraph in paragraphs:
@@ -68,6 +64,24 @@ def novel_paragraphs(data: Path, characters: int = NOVEL_CHARACTERS, seed: int =
             taken += len(paragraph)
     draw.shuffle(out)
     return out
+
+
+def unread_paragraphs(data: Path, per_novel: int = 40) -> list[str]:
+    """Paragraphs of the novels, in their order, that neither tokenizer nor words were made from."""
+    read = set(novel_paragraphs(data))
+    return [p for paragraphs in _novels(data) for p in [p for p in paragraphs if p not in read][:per_novel]]
+
+
+def _novels(data: Path) -> list[list[str]]:
+    """Per novel its paragraphs of 40 to 1,000 characters that mention no unseen country."""
+    files = sorted((data / "text" / "100_english_novels").glob("*.txt"))
+    if not files:
+        raise FileNotFoundError(f"no novels under {data}/text/100_english_novels")
+    texts = [path.read_text(encoding="utf-8", errors="ignore").split("\n") for path in files]
+    return [
+        [p for p in (" ".join(line.split()) for line in text) if 40 < len(p) < 1000 and not unseen().search(p)]
+        for text in texts
+    ]
 
 
 def novel_words(data: Path) -> list[str]:

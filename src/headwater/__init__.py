@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "Pipeline": "headwater.pipeline",
+    "Index": "headwater.search.index",
     "Document": "headwater.data.documents",
     "RankingExample": "headwater.data.documents",
     "HeadScores": "headwater.headset.headset",

@@ -42,6 +42,10 @@ class ContextOverflowError(InputError):
         self.limit = limit
 
 
+class InsufficientMemoryError(HeadwaterError, MemoryError):
+    """A prompt that the model could read does not fit the memory of its device."""
+
+
 class LocalHeadError(InputError):
     """A ranking head sees only a sliding window shorter than the prompt, so early documents would get nothing."""
 
@@ -59,6 +63,10 @@ class NonFiniteAttentionError(HeadwaterError):
         super().__init__(message)
         self.layer = layer
         self.head = head
+
+
+class SearchIndexError(HeadwaterError):
+    """An index on disk cannot be opened, read or written."""
 
 
 class MissingExtraError(HeadwaterError, ImportError):

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from headwater.data.documents import Document, DocumentLike, as_documents, check_query
 from headwater.errors import ContextOverflowError, InputError
-from headwater.read.reader import Reader
+from headwater.read.citation import Citation, cite
+from headwater.read.reader import OnText, Reader
+from headwater.read.support import known_support
 from headwater.search.bm25 import BM25
-from headwater.search.chunk import sentences, split
+from headwater.search.chunk import split
 
 if TYPE_CHECKING:
     from headwater.model.lm import LanguageModel
@@ -24,15 +25,6 @@ _PASSAGE_CHARS = (160, 1000)
 _T = TypeVar("_T")
 
 
-class Citation(NamedTuple):
-    """Where an answer stands: `document.text[start:end] == quote` for the document with this id, always."""
-
-    document_id: str
-    start: int
-    end: int
-    quote: str
-
-
 @dataclass(frozen=True)
 class Answer:
     """What `Pipeline.ask` returns.
@@ -40,12 +32,14 @@ class Answer:
     Attributes:
         question: as asked.
         text: the model's answer.
-        supported: whether the answer stands word for word in one of the documents read.
+        supported: whether the answer stands word for word in one of the documents read, and the model was sure enough
+            of it (`confidence` at least the pipeline's `support`).
         ranking: every candidate passage, best first; `.document.metadata["passage_start"]` is its place in the
             original document.
         citations: the sentence of the highest-ranked document read that holds the answer; empty when unsupported.
         read: how many of the ranking's first passages the model read.
         notes: what had to be left out to fit the model's context, one sentence each.
+        confidence: geometric mean of the probabilities of the answer's tokens.
     """
 
     question: str
@@ -55,6 +49,7 @@ class Answer:
     citations: tuple[Citation, ...]
     read: int
     notes: tuple[str, ...] = ()
+    confidence: float = 0.0
 
 
 class Ranker(Protocol):
@@ -68,9 +63,10 @@ class Ranker(Protocol):
 class Pipeline:
     """Answers questions over documents with one model that both ranks and reads.
 
-    `index` is a list of documents (or strings), searched in memory with BM25, or an object whose
+    `index` is an `Index`, or a list of documents (or strings), searched in memory with BM25, or an object whose
     `search(query, k=...)` returns hits with `.document`, `.score` and `.index`. Listed documents are split into
-    passages that fit the model; documents without an id are named by their position ("0", "1", ...).
+    passages that fit the model; documents without an id are named by their position ("0", "1", ...). A small model may
+    rank for a large one that reads: `Pipeline(large, index, QRRetriever(small))`.
     """
 
     def __init__(
@@ -83,6 +79,7 @@ class Pipeline:
         read: int = 5,
         max_new_tokens: int = 32,
         template: str = "auto",
+        support: float | None = None,
     ) -> None:
         """Prepare index, ranker and reader.
 
@@ -94,12 +91,16 @@ class Pipeline:
             read: how many of the best are read.
             max_new_tokens: longest answer, in tokens.
             template: prompt template, as in `prompt_template`.
+            support: how sure the model has to be for an answer to count as supported, 0 to 1 (None: as calibrated for
+                these weights, see `headwater.read.support`, else 0).
 
         Raises:
-            InputError: for no documents, duplicate document ids, or counts below 1.
+            InputError: for no documents, duplicate document ids, counts below 1, or a support outside 0 to 1.
         """
         if candidates < 1 or read < 1:
             raise InputError(f"candidates and read must be at least 1, got {candidates} and {read}.")
+        if support is not None and not 0 <= support <= 1:
+            raise InputError(f"support must be between 0 and 1, got {support}.")
         self.lm = lm
         self.candidates, self.read = candidates, read
         self.reader = Reader(lm, max_new_tokens, template)
@@ -109,9 +110,14 @@ class Pipeline:
 
             ranker = QRRetriever(lm)
         self.ranker = ranker
+        self.support = known_support(lm, template) if support is None else support
 
-    def ask(self, question: str) -> Answer:
+    def ask(self, question: str, on_text: OnText | None = None) -> Answer:
         """Find, rank, read, cite.
+
+        Args:
+            question: the question.
+            on_text: called with each new piece of the answer while the model writes it.
 
         Raises:
             InputError: for a blank question.
@@ -121,24 +127,29 @@ class Pipeline:
         notes: list[str] = []
         hits = self.index.search(question, k=self.candidates)
         if not hits:
-            raise InputError("The index holds no documents.")
+            note = "No word of the question stands in the documents."
+            log.warning("%s", note)
+            return Answer(question, "", False, [], (), 0, (note,))
         found = [_named(hit) for hit in hits]
         if all(hit.score == 0 for hit in hits):
             notes.append(f"No word of the question stands in the documents; the first {len(found)} were ranked.")
         ranking = _fit(lambda kept: self.ranker.rank(question, kept), found, "ranked", notes)
         best = [ranked.document for ranked in ranking[: self.read] if not ranked.document.blank]
-        reading = _fit(lambda kept: (self.reader.read(question, kept), len(kept)), best, "read", notes)
-        citation = cite(reading[0].text, best[: reading[1]], question)
+        reading, read = _fit(lambda kept: (self.reader.read(question, kept, on_text), len(kept)), best, "read", notes)
+        citation = cite(reading.text, best[:read], question)
+        if citation is not None and reading.confidence < self.support:
+            citation = None
         for note in notes:
             log.warning("%s", note)
         return Answer(
             question,
-            reading[0].text,
+            reading.text,
             citation is not None,
             ranking,
             () if citation is None else (citation,),
-            reading[1],
+            read,
             tuple(notes),
+            reading.confidence,
         )
 
     def _passages(self, documents: Iterable[DocumentLike]) -> list[Document]:
@@ -151,60 +162,22 @@ class Pipeline:
         if len(set(ids)) < len(ids):
             twice = next(i for i in ids if ids.count(i) > 1)
             raise InputError(f"The document id {twice!r} stands twice; citations need unique ids.")
-        limit = self.lm.max_length or 1 << 20
-        fits = int(limit * _CHARS_PER_TOKEN / self.candidates)
-        cut = [passage.as_document() for passage in split(named, max(_PASSAGE_CHARS[0], min(_PASSAGE_CHARS[1], fits)))]
+        cut = [passage.as_document() for passage in split(named, passage_chars(self.lm, self.candidates))]
         if not cut:
             raise InputError("There are no documents with any text.")
         return cut
 
 
-def cite(answer: str, documents: Iterable[Document], question: str = "") -> Citation | None:
-    """The sentence that holds the answer, in the first document where it stands.
-
-    Letter case and the kind of white space do not matter; whole words and whole numbers do ("3" is not found in
-    "3.5"). Of several sentences of a document the one that shares most words with the question is quoted.
-    Documents that are passages carry `metadata["passage_start"]`, and the offsets returned are into the original.
-
-    Returns:
-        None when the answer is empty or stands nowhere.
-    """
-    wanted = _answer_pattern(answer)
-    if wanted is None:
-        return None
-    asked = set(re.findall(r"\w+", question.lower()))
-    for position, document in enumerate(documents):
-        text = document.text
-        best: tuple[int, int, int] | None = None
-        spans = sentences(text)
-        for match in wanted.finditer(text):
-            touched = [span for span in spans if span[0] < match.end() and span[1] > match.start()]
-            start, end = touched[0][0], touched[-1][1]
-            shared = len(asked & set(re.findall(r"\w+", text[start:end].lower())))
-            if best is None or shared > best[0]:
-                best = (shared, start, end)
-        if best is not None:
-            _, start, end = best
-            offset = int(document.metadata.get("passage_start", 0))
-            name = document.id if document.id is not None else str(position)
-            return Citation(name, offset + start, offset + end, text[start:end])
-    return None
+def passage_chars(lm: LanguageModel, candidates: int) -> int:
+    """How long passages may be so that so many fit one prompt of the model, in characters: 160 to 1,000."""
+    fits = int((lm.max_length or 1 << 20) * _CHARS_PER_TOKEN / candidates)
+    return max(_PASSAGE_CHARS[0], min(_PASSAGE_CHARS[1], fits))
 
 
 def _named(hit: Any) -> Document:
     """The document of a hit; without an id it is called by its place in the collection, so that it can be cited."""
     document: Document = hit.document
     return document if document.id is not None else replace(document, id=str(hit.index))
-
-
-def _answer_pattern(answer: str) -> re.Pattern[str] | None:
-    words = answer.strip().strip(".").split()
-    if not words or not any(character.isalnum() for character in answer):
-        return None
-    inner = r"\s+".join(re.escape(word) for word in words)
-    # Whole words, and whole numbers: not the 5 of -5, 3.5, 5.3 or 5:30.
-    sign = r"(?<![^\d][-+])(?<!\A[-+])" if words[0][0].isdigit() else ""
-    return re.compile(rf"(?<!\w)(?<!\d[.,:]){sign}{inner}(?!\w)(?![.,:]\d)", re.IGNORECASE)
 
 
 def _fit(use: Callable[[list[Document]], _T], documents: list[Document], verb: str, notes: list[str]) -> _T:

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headwater.data.formats import parse_lines, read_beir, read_documents, read_examples, read_text
+from headwater.data.files import read_documents
+from headwater.data.formats import parse_lines, read_beir, read_examples
+from headwater.data.text import read_text
 from headwater.errors import FormatError, HeadwaterError, InputError
 
 
@@ -66,7 +68,13 @@ def test_encodings(tmp_path: Path, raw: bytes, text: str, noted: bool) -> None:
     [
         ("a.txt", b"\x00\x01\x02", "binary"),
         ("a.txt", b"\xff\xfeabc", "utf-16"),
-        ("a.pdf", b"%PDF", "type '.pdf'"),
+        ("a.pdf", b"%PDF", "not a readable PDF"),
+        ("a.docx", b"PK", "type '.docx'"),
+        ("a.csv", b"id,words\n1,x", "no column is called text"),
+        ("a.csv", b"text\nx,y", "line 2: the row has another number"),
+        ("a.csv", b"id,text\n1,x\n1,y", "'1' stands twice"),
+        ("a.tsv", b"id\ttext\n1", "line 2: the row has another number"),
+        ("a.html", b"\x00", "binary"),
         ("a.jsonl", b'{"text": "x"}\n{"text": ', "line 2: not valid JSON"),
         ("a.jsonl", b"[1]", "line 1: expected a JSON object, got list"),
         ("a.jsonl", b'{"body": "x"}', "'text' is missing"),

@@ -26,8 +26,11 @@ def scripted_lm(text: str, ends: bool) -> Any:
     tokenizer = byte_tokenizer()
     said = tokenizer(text, add_special_tokens=False)["input_ids"] + ([tokenizer.eos_token_id] if ends else [])
 
-    def generate(ids: torch.Tensor, generation_config: Any, stopping_criteria: list[Any], **_: Any) -> torch.Tensor:
+    def generate(
+        ids: torch.Tensor, generation_config: Any, stopping_criteria: list[Any], logits_processor: list[Any], **_: Any
+    ) -> torch.Tensor:
         for token in said[: generation_config.max_new_tokens]:
+            logits_processor[0](ids, torch.nn.functional.one_hot(torch.tensor([token]), 300) * 8.0)
             ids = torch.cat([ids, torch.tensor([[token]])], 1)
             if token in (generation_config.eos_token_id or []) or bool(stopping_criteria[0](ids, None).all()):
                 break
@@ -88,3 +91,54 @@ def test_bad_input() -> None:
     with pytest.raises(ContextOverflowError, match="reads 512") as caught:
         reader.read("q?", ["long text " * 100])
     assert caught.value.tokens > caught.value.limit == 512
+
+
+@pytest.mark.parametrize(
+    ("said", "text", "reasoning"),
+    [
+        ("<think>\nParis? No:\nAlgeria.\n</think>\n\nAlgiers\nmore", "Algiers", "Paris? No:\nAlgeria."),
+        ("[THINK]Paris?[/THINK]Algiers", "Algiers", "Paris?"),
+        ("<|channel|>analysis<|message|>Paris?<|end|><|channel|>final<|message|>Algiers", "Algiers", "Paris?<|end|>"),
+        ("<think>Paris and so on without an end", "", "Paris and so on without an end"),
+        ("<thin ice", "<thin ice", ""),
+    ],
+)
+def test_reasoning_is_kept_apart(said: str, text: str, reasoning: str) -> None:
+    lm = scripted_lm(said, ends=True)
+    lm.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}{# <think> #}"
+    heard: list[str] = []
+    reading = Reader(lm, max_new_tokens=17).read("Which city?", DOCUMENTS, heard.append)
+    assert (reading.text, reading.reasoning) == (text, reasoning)
+    assert "".join(heard).strip() == text
+
+
+def test_a_prompt_that_opens_the_reasoning() -> None:
+    lm = scripted_lm("Paris?\n</think>\nAlgiers", ends=True)
+    lm.tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}\n<think>\n{% endif %}"
+    )
+    reading = Reader(lm, max_new_tokens=17).read("Which city?", DOCUMENTS)
+    assert (reading.text, reading.reasoning) == ("Algiers", "Paris?")
+
+
+def test_answers_stream_in_pieces_that_join_to_the_answer() -> None:
+    heard: list[str] = []
+    reading = Reader(scripted_lm(" Zürich ist groß\nnext", ends=True)).read("Which?", DOCUMENTS, heard.append)
+    assert len(heard) > 5
+    assert "".join(heard) == reading.text == "Zürich ist groß"
+
+
+def test_confidence_is_the_mean_probability_of_the_chosen_tokens() -> None:
+    lm = random_lm()
+    reader = Reader(lm, max_new_tokens=6)
+    reading = reader.read("Which city?", DOCUMENTS)
+    ids = [*reader._template.prefix(as_documents(DOCUMENTS)).ids, *reader._template.tail("Which city?")]
+    logs = []
+    for _ in range(6):
+        with torch.no_grad():
+            best = lm.model(torch.tensor([ids])).logits[0, -1].log_softmax(-1).max(0)
+        ids.append(int(best.indices))
+        logs.append(float(best.values))
+        if ids[-1] == lm.tokenizer.eos_token_id or "\n" in lm.tokenizer.decode(ids[-len(logs) :]).lstrip():
+            break
+    assert reading.confidence == pytest.approx(torch.tensor(logs).mean().exp().item(), abs=1e-5)

@@ -32,6 +32,17 @@ Examples:
   headwater heads show tiny-heads.json
 
   headwater heads show tiny-heads.json --plot map.png
+
+  headwater heads show qrhead.yaml --output heads.json
+
+  headwater heads show full_attention_heads.tsv --query-heads 32 --top-k 16
+"""
+PUBLISHED_EXAMPLES = """
+Examples:
+
+  headwater heads published
+
+  headwater heads published --json
 """
 
 
@@ -99,8 +110,15 @@ def find(
 
 @app.command("show", epilog=SHOW_EXAMPLES)
 def show(
-    head_set: Annotated[Path, typer.Argument(help="A head set file.")],
+    head_set: Annotated[
+        Path,
+        typer.Argument(help="A head set, a published name, a QRHead yaml, Retrieval_Head json or DuoAttention tsv."),
+    ],
     top_k: Annotated[int | None, typer.Option("--top-k", "-k", min=1, help="List so many heads. Default: all.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write it as a head set (JSON).")] = None,
+    query_heads: Annotated[
+        int | None, typer.Option("--query-heads", min=1, help="Query heads per layer, for DuoAttention patterns.")
+    ] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Also draw the map (.png, .svg or .pdf).")] = None,
     json_output: options.Json = False,
     quiet: options.Quiet = False,
@@ -108,10 +126,18 @@ def show(
     """List the heads of a set, best first, with a map of all scores."""
     from headwater.errors import InputError
     from headwater.headset.headset import HeadSet
+    from headwater.headset.importers import read_duo_attention
 
-    found = HeadSet.load(head_set)
+    if query_heads is not None:
+        scores = read_duo_attention(head_set, query_heads)
+        found = scores.top(top_k or scores.scores.size)
+    else:
+        found = HeadSet.load(head_set)
     if top_k is not None:
         found = found.top(min(top_k, len(found.heads)))
+    if output is not None:
+        found.save(output)
+        note(f"{len(found.heads)} heads written to {output}.", quiet)
     if plot is not None:
         if found.scores is None:
             raise InputError(f"{head_set} lists heads without scores; there is no map to draw.")
@@ -124,6 +150,31 @@ def show(
     else:
         _table(found)
         _map(found)
+
+
+@app.command("published", epilog=PUBLISHED_EXAMPLES)
+def published_sets(json_output: options.Json = False) -> None:
+    """List the head sets of real models that come with headwater; use one with --heads NAME."""
+    from headwater.headset.published import load_published, published
+
+    rows = [
+        {**{key: value for key, value in entry.items() if key != "scores"}, "heads": str(load_published(name))}
+        for name, entry in published().items()
+    ]
+    if json_output:
+        emit(rows)
+        return
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("name", "heads", "found on", "method", "source", "licence"):
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        count = str(len(row["heads"].split(",")))
+        table.add_row(
+            row["name"], count, row["found_on"], f"{row['method']} ({row['paper']})", row["source"], row["licence"]
+        )
+    out.print(table)
 
 
 def _record(found: HeadSet, path: Path) -> dict[str, object]:

@@ -10,7 +10,7 @@ import typer
 import typer.core
 
 from headwater import __version__
-from headwater.cli import ask, demo, evaluate, heads, models, rank
+from headwater.cli import ask, demo, evaluate, heads, index, models, rank
 from headwater.cli.console import clean, err
 from headwater.errors import HeadwaterError, InputError
 
@@ -61,6 +61,7 @@ app.command("ask", epilog=ask.EXAMPLES)(ask.ask)
 app.command("rank", epilog=rank.EXAMPLES)(rank.rank)
 app.command("models", epilog=models.EXAMPLES)(models.models)
 app.add_typer(heads.app, name="heads")
+app.add_typer(index.app, name="index")
 app.add_typer(evaluate.app, name="eval")
 
 

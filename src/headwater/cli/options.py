@@ -18,7 +18,14 @@ if TYPE_CHECKING:
 Model = Annotated[str, typer.Option("--model", "-m", help="'tiny' (ships with headwater), a hub id, or a path.")]
 Heads = Annotated[
     str | None,
-    typer.Option("--heads", help="A head set file, heads written 13-18,13-21, or 'all'. Default: the model's own set."),
+    typer.Option(
+        "--heads",
+        help="A head set file, a published set (llama-3.1-8b-instruct/qr-nq), heads written 13-18,13-21, or 'all'. "
+        "Default: the model's own set.",
+    ),
+]
+NoDetect = Annotated[
+    bool, typer.Option("--no-detect", help="Fail where the model's heads are not known, instead of finding them.")
 ]
 Device = Annotated[str | None, typer.Option("--device", help="For example cpu or cuda. Default: cuda if there is one.")]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
@@ -28,7 +35,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes on standard error.")]
 Docs = Annotated[
     Path | None,
-    typer.Option("--docs", "-d", help="A folder or file of .txt, .md or .jsonl documents, or a BEIR folder."),
+    typer.Option(
+        "--docs", "-d", help="A file or folder of documents (.txt .md .jsonl .csv .tsv .pdf .html), or a BEIR folder."
+    ),
 ]
 
 
@@ -49,17 +58,26 @@ def load_model(name: str, device: str | None, dtype: str | None, quiet: bool) ->
     return load(name, device=device, dtype=dtype)
 
 
-def load_ranker(lm: LanguageModel, heads: str | None, template: str, quiet: bool) -> QRRetriever:
+def load_ranker(
+    lm: LanguageModel,
+    heads: str | None,
+    template: str,
+    quiet: bool,
+    *,
+    detect: bool = True,
+    overflow: str = "raise",
+    window: int | None = None,
+) -> QRRetriever:
     """A ranker with the heads asked for; a model without known heads is searched once, with progress."""
     from headwater.cli.console import progress
     from headwater.rank.default_heads import default_heads
     from headwater.rank.qr import QRRetriever
 
     if heads is not None:
-        return QRRetriever(lm, heads=heads, template=template)
+        return QRRetriever(lm, heads=heads, template=template, overflow=overflow, window=window)
     with progress("finding heads", quiet) as step:
-        found = default_heads(lm, template, progress=step)
-    return QRRetriever(lm, heads=found, template=template)
+        found = default_heads(lm, template, progress=step, detect=detect)
+    return QRRetriever(lm, heads=found, template=template, overflow=overflow, window=window)
 
 
 def writable_folder(folder: Path) -> None:
@@ -79,7 +97,7 @@ def writable_folder(folder: Path) -> None:
 def documents_at(path: Path, quiet: bool) -> list[Document]:
     """Documents of a file or folder; what was left out is said on standard error."""
     from headwater.cli.console import note
-    from headwater.data.formats import read_documents
+    from headwater.data.files import read_documents
 
     loaded = read_documents(path)
     for line in loaded.notes:

@@ -1,15 +1,22 @@
-"""`headwater rank`: documents for a query, ordered by the model's query-focused heads."""
+"""`headwater rank`: documents for a query, ordered by the model's query-focused heads; or a whole TREC run again."""
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from headwater.cli import options
-from headwater.cli.console import clean, emit, note, out
+from headwater.cli.console import clean, emit, note, out, progress
 from headwater.errors import InputError
+
+if TYPE_CHECKING:
+    from headwater.data.documents import Document
+    from headwater.rank.qr import QRRetriever
+    from headwater.rank.ranked import Ranking
 
 EXAMPLES = """
 Examples:
@@ -18,16 +25,44 @@ Examples:
 
   cut -f2 candidates.tsv | headwater rank "capital of Algeria" --json
 
-  headwater rank "capital of Algeria" --docs notes/ --heads all
+  headwater rank "capital of Algeria" --docs notes/ --dry-run
+
+  headwater rank --run bm25.trec --queries queries.tsv --docs corpus.jsonl --output ranked.trec
 """
 
 
+class Overflow(str, Enum):
+    """What happens to a list that does not fit the model."""
+
+    raise_ = "raise"
+    truncate = "truncate"
+    tournament = "tournament"
+    anchors = "anchors"
+    slide = "slide"
+
+
 def rank(
-    query: Annotated[str, typer.Argument(help="The query.")],
+    query: Annotated[str | None, typer.Argument(help="The query; left out with --run.")] = None,
     docs: options.Docs = None,
+    run: Annotated[
+        Path | None, typer.Option("--run", help="A TREC run to rank again; needs --queries, --docs.")
+    ] = None,
+    queries: Annotated[
+        Path | None, typer.Option("--queries", help="Queries of the run: .jsonl (id, text), or lines of id, tab, text.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where the new run goes; started again, it goes on.")
+    ] = None,
+    depth: Annotated[int, typer.Option("--depth", min=1, help="How many documents of the run per query.")] = 100,
     model: options.Model = "tiny",
     heads: options.Heads = None,
+    no_detect: options.NoDetect = False,
     top_k: Annotated[int | None, typer.Option("--top-k", "-k", min=1, help="Show so many. Default: all.")] = None,
+    overflow: Annotated[
+        Overflow, typer.Option("--overflow", help="For lists that do not fit the model.")
+    ] = Overflow.tournament,
+    window: Annotated[int | None, typer.Option("--window", min=2, help="Most documents of a window.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and do nothing.")] = False,
     template: options.Template = "auto",
     device: options.Device = None,
     dtype: options.Dtype = None,
@@ -35,24 +70,38 @@ def rank(
     quiet: options.Quiet = False,
 ) -> None:
     """Rank documents for a query. Without --docs they are read from standard input, one per line (text or JSON)."""
-    if docs is not None:
-        documents = options.documents_at(docs, quiet)
-    elif sys.stdin.isatty():
-        raise InputError("Give documents with --docs FOLDER, or one per line on standard input.")
+    if run is not None:
+        if query is not None or queries is None or docs is None or output is None:
+            raise InputError("--run takes its queries from --queries and needs --docs and --output, but no query.")
+        work = _Rerun(run, queries, docs, output, depth, top_k, quiet)
+    elif query is None or not query.strip():
+        raise InputError("The query is missing or blank; give a question, or a TREC run with --run.")
     else:
-        from headwater.data.formats import decode, parse_lines
-
-        said = decode(sys.stdin.buffer.read(), "standard input", lambda text: note(text, quiet))
-        documents = parse_lines(said)
+        documents = _given(docs, quiet)
     lm = options.load_model(model, device, dtype, quiet)
-    ranker = options.load_ranker(lm, heads, template, quiet)
+    settings: dict[str, Any] = {"detect": not no_detect, "overflow": overflow.value, "window": window}
+    ranker = options.load_ranker(lm, heads, template, quiet, **settings)
+    if run is not None:
+        if dry_run:
+            _plan(ranker, *work.longest(), json_output)
+        else:
+            work.rank(ranker)
+        return
+    assert query is not None
+    if dry_run:
+        _plan(ranker, query, documents, json_output)
+        return
     ranking = ranker.rank(query, documents, top_k)
+    said = _how(ranking)
     if json_output:
         emit(
             {
                 "query": query,
                 "model": lm.name,
                 "heads": [list(head) for head in ranker.heads.heads],
+                "strategy": ranking.strategy,
+                "windows": ranking.windows,
+                "shortened": ranking.shortened,
                 "ranking": [
                     {
                         "rank": place,
@@ -67,6 +116,146 @@ def rank(
             }
         )
         return
+    _table(ranking)
+    if said:
+        note(said, quiet)
+
+
+def _given(docs: Path | None, quiet: bool) -> list[Document]:
+    """Documents of --docs, else of standard input."""
+    if docs is not None:
+        return options.documents_at(docs, quiet)
+    if sys.stdin.isatty():
+        raise InputError("Give documents with --docs FOLDER, or one per line on standard input.")
+    from headwater.data.formats import parse_lines
+    from headwater.data.text import decode
+
+    return parse_lines(decode(sys.stdin.buffer.read(), "standard input", lambda text: note(text, quiet)))
+
+
+class _Rerun:
+    """A TREC run that is ranked again, query by query."""
+
+    def __init__(
+        self, run: Path, queries: Path, docs: Path, output: Path, depth: int, top_k: int | None, quiet: bool
+    ) -> None:
+        """Read everything and check that it fits together, before a model is loaded."""
+        from headwater.data.formats import read_queries, read_run
+
+        if output.is_dir():
+            raise InputError(f"--output {output} is a folder; name a file, such as {output / 'ranked.trec'}.")
+        options.writable_folder(output.parent)
+        self.run = {name: [i for i, _ in ranked[:depth]] for name, ranked in read_run(run).items()}
+        self.queries = read_queries(queries)
+        unknown = next((name for name in self.run if name not in self.queries), None)
+        if unknown is not None:
+            raise InputError(f"The run {run} has the query {unknown!r}, which {queries} does not hold.")
+        wanted = {i for ids in self.run.values() for i in ids}
+        self.documents = {d.id: d for d in options.documents_at(docs, quiet) if d.id in wanted}
+        missing = next((i for ids in self.run.values() for i in ids if i not in self.documents), None)
+        if missing is not None:
+            raise InputError(
+                f"The run {run} has the document {missing!r}, which {docs} does not hold (or holds empty)."
+            )
+        self.output, self.top_k, self.quiet = output, top_k, quiet
+
+    def longest(self) -> tuple[str, list[Document]]:
+        """The query with the most text to read."""
+        size = {name: sum(len(self.documents[i].text) for i in ids) for name, ids in self.run.items()}
+        name = max(size, key=lambda each: size[each])
+        return self.queries[name], [self.documents[i] for i in self.run[name]]
+
+    def rank(self, ranker: QRRetriever) -> None:
+        """Rank every query; what an interrupted run finished is kept beside the output and not done again."""
+        from headwater.atomic import write_text
+        from headwater.evaluate.files import Lines
+
+        part = self.output.with_name(self.output.name + ".part.jsonl")
+        lines = Lines(part)
+        lists = _Windows()
+        with progress("ranking", self.quiet) as step:
+            for done, (name, ids) in enumerate(self.run.items()):
+                step(done, len(self.run))
+                if name in lines.done and lines.done[name].get("of") == ids:
+                    continue
+                ranking = ranker.rank(self.queries[name], [self.documents[i] for i in ids], self.top_k)
+                lists.count(ranking)
+                # scores of windows are not comparable, so the run holds what its order says
+                scores = [r.score for r in ranking] if ranking.windows == 1 else list(range(len(ranking), 0, -1))
+                lines.add({"id": name, "of": ids, "ranked": [[r.id, s] for r, s in zip(ranking, scores, strict=True)]})
+        rows = [
+            f"{name} Q0 {document} {place} {score:.6f} headwater"
+            for name in self.run
+            for place, (document, score) in enumerate(lines.done[name]["ranked"], 1)
+        ]
+        write_text(self.output, "\n".join(rows) + "\n")
+        part.unlink()
+        note(f"{len(self.run)} queries ranked into {self.output}{lists}.", self.quiet)
+
+
+class _Windows:
+    """Counts the queries whose documents did not fit one prompt."""
+
+    def __init__(self) -> None:
+        """None yet."""
+        self.found: dict[str, int] = {}
+
+    def count(self, ranking: Ranking) -> None:
+        """Take note of one ranking."""
+        if ranking.strategy != "one prompt":
+            self.found[ranking.strategy] = self.found.get(ranking.strategy, 0) + 1
+
+    def __str__(self) -> str:
+        """Part of a sentence."""
+        return "".join(f"; {n} of them by {name}, as they do not fit one prompt" for name, n in self.found.items())
+
+
+def _how(ranking: Ranking) -> str:
+    """What was done to a list that did not fit; nothing for one that did."""
+    if ranking.strategy == "one prompt":
+        return ""
+    if ranking.strategy == "truncate":
+        return f"The documents do not fit the model: {ranking.shortened} of {len(ranking)} were shortened."
+    return (
+        f"The documents do not fit one prompt: ranked by {ranking.strategy} in {ranking.windows} prompts; scores are "
+        "those of each document's last window and not comparable."
+    )
+
+
+def _plan(ranker: QRRetriever, query: str, documents: list[Document], json_output: bool) -> None:
+    from headwater.model.memory import size
+
+    plan = ranker.plan(query, documents)
+    needed = plan.memory
+    if json_output:
+        emit(
+            {
+                "documents": plan.documents,
+                "tokens": needed.tokens,
+                "limit": plan.limit,
+                "keys_values": needed.keys_values,
+                "activations": needed.activations,
+                "weights": needed.weights,
+                "free": needed.free,
+                "device": needed.device,
+                "fits": plan.fits,
+            }
+        )
+        return
+    rows = {
+        "documents": str(plan.documents),
+        "tokens": f"{needed.tokens} of {plan.limit} that the model reads",
+        "keys and values": size(needed.keys_values),
+        "activations": f"about {size(needed.activations)}",
+        "weights": f"{size(needed.weights)} (loaded)",
+        "free memory": "unknown" if needed.free is None else f"{size(needed.free)} on {needed.device}",
+        "fits one prompt": "yes" if plan.fits else "no; --overflow says what happens then",
+    }
+    for name, value in rows.items():
+        out.print(f"{name:<16} {value}", markup=False)
+
+
+def _table(ranking: Ranking) -> None:
     from rich.table import Table
     from rich.text import Text
 

@@ -9,15 +9,17 @@ prefilled once; each query and the null query are short tails over the same keys
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
 from headwater.data.documents import Document
-from headwater.errors import InputError, LocalHeadError
+from headwater.errors import InputError, InsufficientMemoryError, LocalHeadError
 from headwater.headset import Head
 from headwater.instrument.prefix import SharedPrefix
 from headwater.model.lm import LanguageModel
+from headwater.model.memory import OPTIONS, memory, require
 from headwater.prompt import PromptTemplate, prompt_template
 
 
@@ -136,6 +138,7 @@ class PreparedDocuments:
     Raises:
         InputError: every document is blank.
         ContextOverflowError: the documents do not fit what the model reads.
+        InsufficientMemoryError: they do not fit the memory of the device.
     """
 
     def __init__(
@@ -166,7 +169,10 @@ class PreparedDocuments:
             raise InputError("Every document is blank; give at least one with text.")
         prefix = self.template.prefix(self.shown)
         self.spans = prefix.spans
-        self._prefix = SharedPrefix(lm, prefix.ids, self.heads)
+        self._needed = memory(lm, len(prefix.ids), max((layer for layer, _ in self.heads), default=None))
+        require(self._needed)
+        with self._within_memory():
+            self._prefix = SharedPrefix(lm, prefix.ids, self.heads)
         self._null: torch.Tensor | None = None
 
     def mass(self, query: str) -> TokenMass:
@@ -185,8 +191,19 @@ class PreparedDocuments:
         missing = self.settings.calibrate and self._null is None
         found = self._prefix.attentions([self.template.tail(self.settings.null_query)] * missing + tails)
         if missing:
-            self._null = next(found).float()
-        for tail, tokens in zip(tails, found, strict=True):
+            with self._within_memory():
+                self._null = next(found).float()
+        for tail in tails:
+            with self._within_memory():
+                tokens = next(found)
             calibrated = tokens.float() if self._null is None else tokens.float() - self._null
             local = [self.heads[place] for place in self._prefix.local(tail)]
             yield TokenMass(self.heads, calibrated, self.spans, self.place, self.settings.outlier_filter, local)
+
+    @contextmanager
+    def _within_memory(self) -> Iterator[None]:
+        """One sentence when the device runs out of memory all the same."""
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise InsufficientMemoryError(f"The device ran out of memory ({self._needed}). {OPTIONS}") from error

@@ -192,13 +192,21 @@ class HeadSet:
 
     @classmethod
     def load(cls, path: str | Path) -> HeadSet:
-        """Read a set that `save` wrote.
+        """Read a set that `save` wrote, a QRHead yaml, a Retrieval_Head json, or a published set by its name.
 
         Raises:
             FormatError: the file is missing, is not JSON, or is not a head set of a version this release reads.
-            HeadSetError: the content is not a valid set.
+            HeadSetError: the content is not a valid set, or no published set has this name.
         """
+        from headwater.headset.importers import read_foreign
+        from headwater.headset.published import load_published
+
         source = Path(path)
+        if not source.exists() and re.fullmatch(r"[\w.-]+/[\w-]+", str(path)):
+            return load_published(str(path))
+        foreign = read_foreign(source) if source.exists() else None
+        if foreign is not None:
+            return foreign
         try:
             record = json.loads(source.read_text(encoding="utf-8"))
         except OSError as error:

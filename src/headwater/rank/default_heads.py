@@ -1,35 +1,34 @@
-"""Which heads a ranker uses when the user names none: shipped, cached, or found once and cached."""
+"""Which heads a ranker uses when the user names none: shipped, cached, published, or found once and cached."""
 
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 
+from headwater.cache import cache_folder
 from headwater.errors import FormatError, HeadSetError, InputError
 from headwater.heads import QueryFocusedHeads
 from headwater.heads.detector import Progress
 from headwater.heads.mass import MassSettings
 from headwater.headset import HeadSet
+from headwater.headset.published import published_for_ranking
 from headwater.model.lm import TINY, LanguageModel
 from headwater.prompt import prompt_template
 
 logger = logging.getLogger("headwater")
 
 
-def cache_folder() -> Path:
-    """`$HEADWATER_CACHE`, else `headwater` in the user's cache folder."""
-    own = os.environ.get("HEADWATER_CACHE")
-    if own:
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "headwater"
-
-
-def default_heads(lm: LanguageModel, template: str = "auto", progress: Progress | None = None) -> HeadSet:
+def default_heads(
+    lm: LanguageModel, template: str = "auto", progress: Progress | None = None, detect: bool = True
+) -> HeadSet:
     """The query-focused heads of a model that came without a head set.
 
-    In this order: the set that ships beside the embedded model, the set cached for these weights and this prompt, or
-    `QueryFocusedHeads().find` on the built-in examples, which is then cached. Which one it was is logged in one line.
+    In this order: the set that ships beside the embedded model, the set cached for these weights and this prompt, the
+    one published for a model of this name and shape, or `QueryFocusedHeads().find` on the built-in examples, which is
+    then cached. Which one it was is logged in one line.
+
+    Raises:
+        HeadSetError: none is known, and `detect` is off.
     """
     shipped = TINY / "heads.json"
     prompt = prompt_template(lm.tokenizer, template).fingerprint
@@ -39,6 +38,16 @@ def default_heads(lm: LanguageModel, template: str = "auto", progress: Progress 
         if heads is not None:
             logger.info("Using the %s heads of %s: %s", what, lm.name, heads)
             return heads
+    here = lm.anatomy
+    known = published_for_ranking(lm.name, (here.num_layers, here.num_heads, here.num_kv_heads))
+    if known is not None:
+        logger.info("Using the published heads %s: %s", known.provenance["name"], known)
+        return known
+    if not detect:
+        raise HeadSetError(
+            f"No heads are known for {lm.name!r}, and finding them was ruled out; give a head set, 'all', or find them "
+            "with `headwater heads find`."
+        )
     logger.info("No heads are known for %s: finding them once on the built-in examples.", lm.name)
     found = QueryFocusedHeads(settings=MassSettings(template=template)).find(lm, progress=progress)
     try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,14 @@ from headwater.prompt.prompt import prompt_template
 if TYPE_CHECKING:
     from headwater.model.lm import LanguageModel
 
+# What opens and closes the reasoning of models that think before they answer.
+THINKING = (
+    ("<think>", "</think>"),
+    ("[THINK]", "[/THINK]"),
+    ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
+)
+OnText = Callable[[str], object]
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -21,35 +30,56 @@ class Reading:
     Attributes:
         text: the answer, stripped, up to its first line break ("" when the model stopped at once).
         prompt_tokens: length of the prompt.
-        finished: whether the model ended the answer itself, rather than running into max_new_tokens.
+        finished: whether the model ended the answer itself, rather than running into a limit.
+        confidence: geometric mean of the probabilities of the answer's tokens and of its end, 0 to 1.
+        reasoning: what a thinking model wrote before the answer ("" for others); never part of `text`.
     """
 
     text: str
     prompt_tokens: int
     finished: bool
+    confidence: float = 1.0
+    reasoning: str = ""
 
 
 class Reader:
     """Answers questions from documents with greedy decoding.
 
     The prompt is `prompt_template(tokenizer, template, instruction="answer")`: numbered documents, the instruction,
-    the question. Generation stops at the end-of-sequence token or at a line break after the first text.
+    the question; thinking is switched off where the chat template knows the switch. Generation stops at the
+    end-of-sequence token or at a line break after the first text of the answer. Models that think all the same get
+    `max_thinking_tokens` for it, and what they think is kept apart.
     """
 
-    def __init__(self, lm: LanguageModel, max_new_tokens: int = 32, template: str = "auto") -> None:
+    def __init__(
+        self, lm: LanguageModel, max_new_tokens: int = 32, template: str = "auto", max_thinking_tokens: int = 2048
+    ) -> None:
         """Prepare the prompt template.
 
         Raises:
-            InputError: when max_new_tokens is below 1.
+            InputError: when max_new_tokens is below 1, or max_thinking_tokens below 0.
         """
-        if max_new_tokens < 1:
-            raise InputError(f"max_new_tokens must be at least 1, got {max_new_tokens}.")
+        if max_new_tokens < 1 or max_thinking_tokens < 0:
+            raise InputError(
+                f"max_new_tokens must be at least 1 and max_thinking_tokens 0, got {max_new_tokens} and "
+                f"{max_thinking_tokens}."
+            )
         self.lm = lm
         self.max_new_tokens = max_new_tokens
         self._template = prompt_template(lm.tokenizer, template=template, instruction="answer")
+        opening = str(lm.tokenizer.decode(list(self._template.suffix), skip_special_tokens=False))
+        self._opened = next((close for mark, close in THINKING if opening.rfind(mark) > opening.rfind(close)), None)
+        rendered = str(getattr(lm.tokenizer, "chat_template", None) or "")
+        known = any(mark in rendered or mark in lm.tokenizer.get_vocab() for pair in THINKING for mark in pair)
+        self.max_thinking_tokens = max_thinking_tokens if known or self._opened else 0
 
-    def read(self, question: str, documents: Iterable[DocumentLike]) -> Reading:
+    def read(self, question: str, documents: Iterable[DocumentLike], on_text: OnText | None = None) -> Reading:
         """Answer one question; blank documents are left out of the prompt.
+
+        Args:
+            question: the question.
+            documents: what to read, best first.
+            on_text: called with each new piece of the answer while it is generated.
 
         Raises:
             InputError: for a blank question, or no documents with any text.
@@ -60,18 +90,25 @@ class Reader:
         if not shown:
             raise InputError("There is nothing to read: every document is blank.")
         ids = list(self._template.prefix(shown).ids) + list(self._template.tail(question))
-        limit = self.lm.max_length
-        if limit is not None and len(ids) + self.max_new_tokens > limit:
+        limit, needed = self.lm.max_length, len(ids) + self.max_new_tokens
+        if limit is not None and needed > limit:
             raise ContextOverflowError(
                 f"Reading {len(shown)} documents takes {len(ids)} tokens and {self.max_new_tokens} for the answer, but "
                 f"{self.lm.name} reads {limit}; give fewer or shorter documents.",
-                tokens=len(ids) + self.max_new_tokens,
+                tokens=needed,
                 limit=limit,
             )
-        new = self._generate(ids)
-        text = str(self.lm.tokenizer.decode(new, skip_special_tokens=True)).strip()
-        finished = len(new) < self.max_new_tokens or "\n" in text or bool(new and new[-1] in self._end_ids())
-        return Reading(text.split("\n")[0].strip(), len(ids), finished)
+        thinking = self.max_thinking_tokens if limit is None else min(self.max_thinking_tokens, limit - needed)
+        room = self.max_new_tokens + thinking
+        watch = _Watch(self.lm.tokenizer, len(ids), self.max_new_tokens, self._opened, on_text)
+        new = self._generate(ids, room, watch)
+        answer, reasoning = watch.split(new)
+        ended = bool(new and new[-1] in self._end_ids())
+        line = answer.strip().split("\n")[0].strip()
+        unlimited = len(new) < room and not watch.full
+        return Reading(
+            line, len(ids), unlimited or ended or "\n" in answer.strip(), watch.confidence(len(new)), reasoning.strip()
+        )
 
     def _end_ids(self) -> list[int]:
         """End-of-sequence ids of the tokenizer and of the checkpoint's own generation settings."""
@@ -79,7 +116,7 @@ class Reader:
         listed = list(own) if isinstance(own, (list, tuple)) else [own]
         return sorted({int(i) for i in [*listed, self.lm.tokenizer.eos_token_id] if i is not None})
 
-    def _generate(self, ids: list[int]) -> list[int]:
+    def _generate(self, ids: list[int], room: int, watch: _Watch) -> list[int]:
         """Greedy continuation as token ids; sampling settings of the checkpoint are left aside."""
         import torch
         from transformers import GenerationConfig
@@ -87,23 +124,86 @@ class Reader:
         ends = self._end_ids()
         pad = self.lm.tokenizer.pad_token_id
         config = GenerationConfig(
-            max_new_tokens=self.max_new_tokens,
+            max_new_tokens=room,
             do_sample=False,
             eos_token_id=ends or None,
             pad_token_id=pad if pad is not None else (ends[0] if ends else 0),
         )
         inputs = torch.tensor([ids], device=self.lm.device)
-        tokenizer = self.lm.tokenizer
-
-        def line_ended(generated: Any, scores: Any, **_: Any) -> Any:
-            text = tokenizer.decode(generated[0, len(ids) :], skip_special_tokens=True)
-            return torch.tensor([text.strip() != "" and "\n" in text.lstrip()], device=generated.device)
-
         with torch.inference_mode():
             out = self.lm.model.generate(
                 inputs,
                 attention_mask=torch.ones_like(inputs),
                 generation_config=config,
-                stopping_criteria=[line_ended],
+                stopping_criteria=[watch.stop],
+                logits_processor=[watch.note],
             )
         return [int(i) for i in out[0, len(ids) :]]
+
+
+class _Watch:
+    """Follows a generation: where reasoning ends and the answer begins, how sure each token is, when to stop."""
+
+    def __init__(
+        self, tokenizer: Any, prompt: int, max_new_tokens: int, opened: str | None, on_text: OnText | None
+    ) -> None:
+        self.tokenizer, self.prompt, self.max_new_tokens, self.opened = tokenizer, prompt, max_new_tokens, opened
+        self.on_text = on_text
+        self.logs: list[float] = []  # of the chosen token, one per step
+        self.start = 0  # of the answer's tokens, among the new ones
+        self.full = False
+        self._told = 0
+
+    def note(self, ids: Any, scores: Any) -> Any:
+        """A logits processor that changes nothing: greedy decoding takes the most probable token."""
+        self.logs.append(float(scores[0].float().log_softmax(-1).max()))
+        return scores
+
+    def stop(self, ids: Any, scores: Any, **_: Any) -> Any:
+        """A stopping criterion: the answer's first line is over, or as long as it may get."""
+        import torch
+
+        new = [int(i) for i in ids[0, self.prompt :]]
+        raw = str(self.tokenizer.decode(new, skip_special_tokens=False))
+        close = self._closing(raw)
+        if close is not None and close not in raw:
+            self.start = len(new)
+            return torch.tensor([False], device=ids.device)
+        if raw.strip() and any(mark.startswith(raw.strip()) for mark, _ in THINKING):  # perhaps half of a mark
+            return torch.tensor([False], device=ids.device)
+        body = self.split(new)[0].lstrip()
+        over = body.strip() != "" and "\n" in body
+        self.full = len(new) - self.start >= self.max_new_tokens
+        if self.on_text is not None:
+            line = body.split("\n")[0]
+            if line[self._told :] and not line.endswith("\ufffd"):  # half of a character waits for its other half
+                self.on_text(line[self._told :])
+                self._told = len(line)
+        return torch.tensor([over or self.full], device=ids.device)
+
+    def split(self, new: list[int]) -> tuple[str, str]:
+        """Answer and reasoning so far; no answer while the reasoning is open."""
+        raw = str(self.tokenizer.decode(new, skip_special_tokens=False))
+        close = self._closing(raw)
+        if close is None:
+            return str(self.tokenizer.decode(new, skip_special_tokens=True)), ""
+        reasoning, found, answer = raw.partition(close)
+        if not found:
+            return "", self._plain(reasoning)
+        return self._plain(answer), self._plain(reasoning)
+
+    def confidence(self, steps: int) -> float:
+        """Geometric mean probability of the answer's tokens."""
+        logs = self.logs[self.start : steps]
+        return math.exp(sum(logs) / len(logs)) if logs else 0.0
+
+    def _closing(self, raw: str) -> str | None:
+        """What closes the reasoning that `raw` starts with; None when it does not start with any."""
+        if self.opened is not None:
+            return self.opened
+        return next((close for mark, close in THINKING if raw.lstrip().startswith(mark)), None)
+
+    def _plain(self, text: str) -> str:
+        for mark in (*self.tokenizer.all_special_tokens, *(mark for pair in THINKING for mark in pair)):
+            text = text.replace(mark, "")
+        return text

@@ -22,8 +22,8 @@ class Hit:
     """One candidate.
 
     Attributes:
-        index: position of the document in the collection.
-        score: BM25, higher is better; 0 when no query word occurs.
+        index: position of the document in the collection; of an `Index` on disk, the place in the list of hits.
+        score: higher is better; BM25 is 0 when no query word occurs.
         document: the document itself.
     """
 
