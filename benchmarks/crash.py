@@ -29,16 +29,20 @@ RESULT = Path(__file__).parent / "results" / "crash.json"
 
 
 def change(folder: Path, draw: random.Random, step: int) -> None:
-    """Add three files of many documents, change one, delete one now and then."""
+    """Add three files (one in five of thousands of documents), change one, rename or delete one now and then."""
     files = sorted(folder.glob("*.jsonl"))
     for name in [f"{step}-{i}.jsonl" for i in range(3)] + ([draw.choice(files).name] if files else []):
         lines = [
-            json.dumps({"id": f"{name}/{i}", "text": f"word{draw.randrange(500)} " * draw.randint(1, 400)})
-            for i in range(draw.randint(1, 300))
+            json.dumps({"id": f"{name}/{i}", "text": f"word{draw.randrange(500)} " * draw.randint(1, 150)})
+            for i in range(draw.randint(1001, 2500) if draw.random() < 0.2 else draw.randint(1, 300))
         ]
         (folder / name).write_text("\n".join(lines), encoding="utf-8")
-    if len(files) > 6 and draw.random() < 0.5:
-        draw.choice(files).unlink()
+    if files and draw.random() < 0.3:
+        moved = draw.choice(files)
+        moved.rename(moved.with_name(f"moved-{step}-{moved.name}"))
+        files.remove(moved)
+    while len(files) > 8:
+        files.pop(draw.randrange(len(files))).unlink()
 
 
 def texts(index: Index) -> dict[str, str]:
@@ -107,7 +111,7 @@ def main() -> None:
         while killed < args.kills:
             verb = ("index add", "ask")[step % 2]
             change(folder, draw, step)
-            ended = run(verb, folder, index, draw.uniform(0.3, 1.0) * took[verb])
+            ended = run(verb, folder, index, draw.uniform(0.3, 1.1) * took[verb])
             counts[verb]["ended" if ended else "killed"] += 1
             killed += not ended
             wanted = expected(folder)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headwater.data.documents import Document
@@ -15,6 +15,7 @@ from headwater.pipeline import Pipeline
 from headwater.read.citation import cite
 from headwater.search.bm25 import BM25
 from headwater.search.chunk import passages
+from headwater.search.index import Index
 
 
 @dataclass
@@ -217,3 +218,30 @@ def test_whole_words_of_a_document_are_found(text: str, start: int, length: int)
         bounded = not (words[0][0].isdigit() or words[-1][-1].isdigit())
         if bounded:
             assert found is not None
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    texts=st.lists(
+        st.text(st.sampled_from("ab .!?\n\u00e9\u2028\U0001f600"), min_size=1, max_size=300), min_size=1, max_size=4
+    ),
+    data=st.data(),
+)
+def test_citations_through_an_index_are_exact(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str], data: st.DataObject
+) -> None:
+    """Whatever the documents, a quote is the slice of the document that its offsets name."""
+    documents = [Document(f"needle {text}", id=f"d{i}", title="T" * (i % 2) or None) for i, text in enumerate(texts)]
+    words = data.draw(st.sampled_from(documents)).text.split()
+    start = data.draw(st.integers(0, len(words) - 1))
+    answer = " ".join(words[start : start + 3])
+    with Index.open(tmp_path_factory.mktemp("ix") / "ix", passage_chars=40) as index:
+        index.add(documents)
+        answered = pipeline(index, answer, candidates=50, read=50).ask("needle")
+    for citation in answered.citations:
+        text = next(d.text for d in documents if d.id == citation.document_id)
+        assert text[citation.start : citation.end] == citation.quote
+    for ranked in answered.ranking:
+        text = next(d.text for d in documents if d.id == ranked.id)
+        begin = ranked.document.metadata["passage_start"]
+        assert text[begin : begin + len(ranked.document.text)] == ranked.document.text

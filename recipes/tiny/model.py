@@ -37,7 +37,7 @@ MATCH = {
         ((3, 7), ((3, 7), (4, 7))),
     ),
 }
-NOTCH = 3.0
+NOTCH = 3.0  # strength with which heads that compare windows turn away from near tokens
 INDUCTION = (0, 2, 4)  # heads of layer 1 whose queries look one place nearer than their keys
 
 
@@ -87,11 +87,12 @@ def plant(model: LlamaForCausalLM, shape: Shape) -> None:
 
     Every head of the first layer attends a place before the current token (a constant channel of the embeddings meets
     rotary pairs turned by that distance) and writes a code of the token it sees into a subspace of its own. Heads of
-    the second layer compare two such places of the query with two of the key (`MATCH`), each place in rotary pairs that
-    turn little over a hundred tokens. Three of them hold the key's places one step further back than the query's, so
-    that they attend the token that followed the same two tokens before: induction heads. The output matrix is the
-    embeddings turned by a random rotation, and outputs of heads undo values into that rotation. No head starts with
-    anything that knows of documents or questions.
+    the second and third layers compare two such places of the query with two of the key (`MATCH`), each place in rotary
+    pairs that turn little over a hundred tokens. Windows of near tokens are alike, so heads that compare windows turn
+    away from the last ten tokens or so (`NOTCH`). Three heads of the second layer hold the key's places one step
+    further back than the query's, so that they attend the token that followed the same two tokens before: induction
+    heads. The output matrix is the embeddings turned by a random rotation, and outputs of heads undo values into that
+    rotation. No head starts with anything that knows of documents or questions.
 
     From a plain random start the same model is still at chance after several hundred steps of copying; this one copies
     a third of repeated random blocks of 7 tokens before any training, a tenth of those of 80. One matched token would

@@ -1,6 +1,6 @@
 """Train the embedded model in two legs: reading from scratch, then remembering without forgetting how to read.
 
-python -m recipes.tiny.train --data FOLDER --output READ [--steps 4400] [--threads 2] [--resume]
+python -m recipes.tiny.train --data FOLDER --output READ [--steps 3800] [--threads 2] [--resume]
 python -m recipes.tiny.train --data FOLDER --output DONE --leg remember --start READ
 
 The first leg learns to copy, then to complete statements, then to read and quote. The second one learns the facts of
@@ -95,6 +95,8 @@ def remembering_leg(draw: random.Random, prompts: Prompts, step: int, steps: int
 
 
 LEGS = {"read": reading_leg, "remember": remembering_leg}
+STEPS = {"read": 3800, "remember": 3400}
+RATES = {"read": 1e-3, "remember": 5e-4}
 
 
 def _packs(documents: int, tails: int, task: str) -> int:
@@ -172,16 +174,18 @@ def main() -> None:
     cli.add_argument("--output", type=Path, required=True)
     cli.add_argument("--leg", choices=LEGS, default="read")
     cli.add_argument("--start", type=Path, help="folder of the weights to begin with (default: the planted start)")
-    cli.add_argument("--steps", type=int, default=4400)
+    cli.add_argument("--steps", type=int, help=f"default: {STEPS}")
     cli.add_argument("--threads", type=int, default=2)
     cli.add_argument("--seed", type=int, default=0)
-    cli.add_argument("--rate", type=float, default=1e-3)
+    cli.add_argument("--rate", type=float, help=f"peak learning rate; default: {RATES}")
     cli.add_argument("--report", type=int, default=200)
     cli.add_argument("--save-every", type=int, default=250)
     cli.add_argument("--resume", action="store_true")
     args = cli.parse_args()
     if args.leg != "read" and args.start is None:
         cli.error("--leg remember goes on from weights: give --start FOLDER")
+    args.steps = STEPS[args.leg] if args.steps is None else args.steps
+    args.rate = RATES[args.leg] if args.rate is None else args.rate
     train(args, data_folder(cli, args.data))
 
 

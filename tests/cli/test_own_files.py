@@ -95,6 +95,11 @@ def test_a_trec_run_is_ranked_again_and_resumes(call: Any, tmp_path: Path, model
     (tmp_path / "ranked.trec.part.jsonl").write_text(json.dumps(part) + '\n{"id": "q2", "of"')
     output.unlink()
     assert call(*arguments).exit_code == 0
+    (tmp_path / "ranked.trec.part.json").write_text('{"model": "another"}')
+    other = call(*arguments)
+    assert other.exit_code == 2
+    assert "delete this one" in other.stderr
+    (tmp_path / "ranked.trec.part.json").unlink()
     assert output.read_text() == whole
     plan = json.loads(call(*arguments, "--dry-run", "--json").stdout)
     assert plan["documents"] == 4

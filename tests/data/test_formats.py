@@ -1,6 +1,7 @@
 """Reading files: what comes out, and one clear error for each kind of bad input."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headwater.data.files import read_documents
-from headwater.data.formats import parse_lines, read_beir, read_examples
+from headwater.data.formats import parse_lines, read_beir, read_examples, read_queries, read_run
 from headwater.data.text import read_text
-from headwater.errors import FormatError, HeadwaterError, InputError
+from headwater.errors import FormatError, HeadwaterError, InputError, MissingExtraError
 
 
 def write_jsonl(path: Path, records: list[object]) -> Path:
@@ -72,6 +73,8 @@ def test_encodings(tmp_path: Path, raw: bytes, text: str, noted: bool) -> None:
         ("a.docx", b"PK", "type '.docx'"),
         ("a.csv", b"id,words\n1,x", "no column is called text"),
         ("a.csv", b"text\nx,y", "line 2: the row has another number"),
+        ("a.csv", b'text\n"open\nx\ny', "not valid CSV"),
+        ("a.jsonl", b'{"text": "x", "author": "\\ud83d"}', "line 1: The metadata holds half a character"),
         ("a.csv", b"id,text\n1,x\n1,y", "'1' stands twice"),
         ("a.tsv", b"id\ttext\n1", "line 2: the row has another number"),
         ("a.html", b"\x00", "binary"),
@@ -191,3 +194,74 @@ def test_any_bytes_give_documents_or_one_of_our_errors(
     except HeadwaterError:
         return
     assert loaded.documents
+
+
+def test_tables_pdf_and_html(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('id,Title,TEXT,year\n7,T,"one, ""two""\nlines",1999\n,,three,\n')
+    (tmp_path / "b.tsv").write_text("content\tid\nfour\tx\n")
+    cyrillic = (
+        "<html><head><meta charset='windows-1251'><title>Город</title></head><body><p>Москва является столицей.</p>"
+    )
+    (tmp_path / "c.html").write_bytes(cyrillic.encode("cp1251"))
+    (tmp_path / "d.htm").write_text(
+        "<title>Page</title><nav>Menu</nav><p>Some <b>bold</b> words.</p><script>x()</script>"
+    )
+    (tmp_path / "e.pdf").write_bytes(small_pdf("The capital is Algiers."))
+    found = {d.id: d for d in read_documents(tmp_path).documents}
+    assert found["7"].text == 'one, "two"\nlines'
+    assert (found["7"].title, found["7"].metadata) == ("T", {"year": "1999"})
+    assert found["a.csv:4"].text == "three"
+    assert found["x"].text == "four"
+    assert (found["c.html"].title, found["c.html"].text) == ("Город", "Москва является столицей.")
+    assert "Some bold words." in found["d.htm"].text
+    assert "x()" not in found["d.htm"].text
+    assert found["e.pdf"].text == "The capital is Algiers."
+    assert found["e.pdf"].metadata == {"pages": [0]}
+
+
+def small_pdf(text: str) -> bytes:
+    """A PDF of one page, written out."""
+    stream = f"BT /F1 12 Tf 72 720 Td ({text}) Tj ET".encode()
+    objects = [
+        b"<< /Type /Catalog /Pages 2 0 R >>",
+        b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents 4 0 R "
+        b"/Resources << /Font << /F1 5 0 R >> >> >>",
+        b"<< /Length %d >>\nstream\n%s\nendstream" % (len(stream), stream),
+        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+    ]
+    out, places = b"%PDF-1.4\n", []
+    for number, body in enumerate(objects, 1):
+        places.append(len(out))
+        out += b"%d 0 obj\n%s\nendobj\n" % (number, body)
+    table = b"".join(b"%010d 00000 n \n" % place for place in places)
+    start = len(out)
+    out += b"xref\n0 6\n0000000000 65535 f \n" + table
+    return out + b"trailer << /Size 6 /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF" % start
+
+
+def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pypdf", None)
+    (tmp_path / "a.pdf").write_bytes(b"%PDF")
+    with pytest.raises(MissingExtraError, match=r"pip install 'headwater\[docs\]'"):
+        read_documents(tmp_path)
+
+
+def test_linked_folders_are_named(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.txt").write_text("words")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "b.txt").write_text("words")
+    (tmp_path / "notes" / "link").symlink_to(tmp_path / "real")
+    loaded = read_documents(tmp_path / "notes")
+    assert [d.id for d in loaded.documents] == ["b.txt"]
+    assert any("linked folder link" in note for note in loaded.notes)
+
+
+def test_queries_and_runs(tmp_path: Path) -> None:
+    (tmp_path / "q.tsv").write_text("1\twhich?\n2\tthe other\tone\n")
+    assert read_queries(tmp_path / "q.tsv") == {"1": "which?", "2": "the other\tone"}
+    write_jsonl(tmp_path / "q.jsonl", [{"_id": "a", "text": "x"}])
+    assert read_queries(tmp_path / "q.jsonl") == {"a": "x"}
+    (tmp_path / "run").write_text("1 Q0 d1 1 0.5 r\n1 Q0 d2 2 0.7 r\n2 Q0 d1 1 1 r\n")
+    assert read_run(tmp_path / "run") == {"1": [("d2", 0.7), ("d1", 0.5)], "2": [("d1", 1.0)]}

@@ -8,6 +8,7 @@ import pytest
 import headwater as hw
 from headwater.data.documents import Document
 from headwater.errors import ContextOverflowError, InputError, InsufficientMemoryError
+from headwater.model.memory import memory
 from headwater.rank.overflow import ANCHORS, Room, anchors, slide, tournament, truncate
 from models import random_lm
 
@@ -118,6 +119,19 @@ def test_plan_counts_what_the_prompt_takes(documents: list[Document]) -> None:
     assert plan.memory.weights == sum(p.numel() * 4 for p in lm.model.parameters())
     assert plan.fits
     assert not ranker.plan("which?", documents).fits
+
+
+def test_what_fits_the_context_but_not_the_memory_is_ranked_in_windows(
+    documents: list[Document], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = random_lm(max_position_embeddings=8000)
+    one = memory(lm, 1, 1)
+    half = (one.keys_values + one.activations) * 2000
+    monkeypatch.setattr("headwater.model.memory.free_bytes", lambda device: half)
+    ranking = hw.QRRetriever(lm, heads="1-0", overflow="tournament").rank("which?", documents)
+    assert ranking.windows > 2
+    with pytest.raises(InsufficientMemoryError):
+        hw.QRRetriever(lm, heads="1-0").rank("which?", documents)
 
 
 def test_memory_that_is_not_there(documents: list[Document], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -212,9 +212,10 @@ def test_damaged_tables_are_one_sentence(tmp_path: Path) -> None:
         Index.open(tmp_path / "ix").search("words")
 
 
-def test_one_writer_at_a_time(tmp_path: Path, index: Index) -> None:
+def test_one_writer_at_a_time(tmp_path: Path, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     from filelock import FileLock
 
+    monkeypatch.setattr("headwater.search.index.LOCK_SECONDS", 0.1)
     index.add(["first words"])
     with FileLock(tmp_path / "ix" / ".lock"):
         with pytest.raises(SearchIndexError, match="Another process"):
@@ -263,3 +264,139 @@ def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
             assert index.info().documents >= 2 * len(done)
             for i in done:
                 assert ids(index, f"needle{i}") == [i]
+
+
+def test_an_id_in_two_files(index: Index, tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (notes / "a.jsonl").write_text('{"text": "apples", "id": "x"}')
+    (notes / "b.jsonl").write_text('{"text": "berries", "id": "x"}')
+    with pytest.raises(InputError, match=r"'x' is taken by .*a\.jsonl"):
+        index.add_path(notes)
+    assert ids(index, "apples berries") == ["x"]
+    assert index.document("x").text == "apples"
+    (notes / "a.jsonl").write_text('{"text": "apples", "id": "y"}')
+    assert counts(index.add_path(notes)) == (1, 1, 0, 0, 2, 0), "the id may move to the other file"
+    assert index.document("x").text == "berries"
+    with pytest.raises(InputError, match=r"'y' is taken by"):
+        index.add([hw.Document("mine", id="y")])
+
+
+def test_another_prefix_gives_other_ids(index: Index, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("apples")
+    index.add_path(tmp_path / "a.txt", prefix="one/")
+    assert counts(index.add_path(tmp_path / "a.txt", prefix="two/")) == (1, 0, 0, 1, 1, 0)
+    assert ids(index, "apples") == ["two/a.txt"]
+
+
+def test_links_are_files_of_their_own(index: Index, tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (notes / "a.txt").write_text("apples")
+    (notes / "b.txt").symlink_to(notes / "a.txt")
+    (tmp_path / "other").symlink_to(notes)
+    assert counts(index.add_path(notes))[0] == 2
+    assert counts(index.add_path(tmp_path / "other")) == (0, 0, 0, 0, 0, 2), "the same folder by another name"
+    assert sorted(map(str, ids(index, "apples"))) == ["a.txt", "b.txt"]
+
+
+def test_an_empty_index_finds_nothing(index: Index) -> None:
+    assert index.search("anything") == []
+    assert index.info().documents == 0
+    assert counts(index.add([])) == (0, 0, 0, 0, 0, 0)
+
+
+def test_what_another_process_wrote_is_seen(index: Index, tmp_path: Path) -> None:
+    with Index.open(tmp_path / "ix") as other:
+        other.add([hw.Document("version two", id="x")])
+        assert counts(index.add([hw.Document("version one", id="x")])) == (0, 1, 0, 0, 0, 0)
+        assert other.document("x").text == "version one"
+        other.add([hw.Document("more", id="y")])
+        assert index.delete(["y"]) == 1
+        assert ids(other, "more") == []
+
+
+def test_ids_move_between_files(index: Index, tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    notes.mkdir()
+
+    def write(**files: list[int]) -> Added:
+        for path in notes.iterdir():
+            path.unlink()
+        for name, held in files.items():
+            (notes / f"{name}.jsonl").write_text("\n".join(json.dumps({"text": f"w{i}", "id": i}) for i in held))
+        return index.add_path(notes)
+
+    for files in (
+        {"a": [1, 2], "b": [3]},
+        {"a": [1], "b": [3, 2]},
+        {"a": [2], "b": [3, 1]},
+        {"c": [1, 2, 3]},
+        {"a": [3]},
+    ):
+        write(**files)
+        wanted = sorted(str(i) for held in files.values() for i in held)
+        assert sorted(row["id"] for row in index._passages.search().limit(None).to_list()) == wanted
+        assert index.info().files == len(files)
+
+
+def test_a_kill_between_documents_and_file_then_a_rename(
+    index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from headwater.search.sync import Sync
+
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (notes / "a.jsonl").write_text('{"text": "w1", "id": 1}\n{"text": "w2", "id": 2}')
+    whole = Sync._write
+
+    def killed(self: Sync, batch: Any) -> None:
+        whole(self, batch)
+        raise KeyboardInterrupt
+
+    for after in ("rename", "delete"):
+        monkeypatch.setattr(Sync, "_write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            index.add_path(notes)
+        monkeypatch.setattr(Sync, "_write", whole)
+        if after == "rename":
+            (notes / "a.jsonl").rename(notes / "b.jsonl")
+            index.add_path(notes)
+            assert sorted(map(str, ids(index, "w1 w2"))) == ["1", "2"]
+            (notes / "b.jsonl").write_text('{"text": "w9", "id": 9}')
+        else:
+            (notes / "b.jsonl").unlink()
+            (notes / "c.txt").write_text("w5")
+            index.add_path(notes)
+            assert ids(index, "w1 w2 w9 w5") == ["c.txt"]
+
+
+def test_a_refused_file_is_not_entered(index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three files in batches of two documents; the second one's id is taken."""
+    monkeypatch.setattr("headwater.search.sync.BATCH_DOCUMENTS", 2)
+    other, notes = tmp_path / "other", tmp_path / "notes"
+    for folder in (other, notes):
+        folder.mkdir()
+    (other / "x.jsonl").write_text('{"text": "first", "id": "taken"}')
+    index.add_path(other)
+    for name, held in (("a", ["a1", "a2", "a3"]), ("b", ["b1", "taken"]), ("c", ["c1"])):
+        (notes / f"{name}.jsonl").write_text("\n".join(json.dumps({"text": "word", "id": i}) for i in held))
+    with pytest.raises(InputError, match="'taken' is taken by"):
+        index.add_path(notes)
+    assert sorted(map(str, ids(index, "word"))) == ["a1", "a2", "a3"]
+    (notes / "b.jsonl").write_text('{"text": "word", "id": "b1"}')
+    assert counts(index.add_path(notes)) == (2, 0, 0, 0, 2, 1)
+    assert sorted(map(str, ids(index, "word"))) == ["a1", "a2", "a3", "b1", "c1"]
+    assert ids(index, "first") == ["taken"]
+
+
+def test_metadata_and_blank_documents(index: Index) -> None:
+    long = hw.Document("some words here. " * 300, id="long", metadata={"big": "x" * 1000})
+    added = index.add([long, hw.Document("", id="none", title="T")])
+    assert counts(added) == (1, 0, 0, 0, 0, 0)
+    assert "1 document without text left out." in added.notes
+    hits = index.search("words", k=3)
+    assert len(hits) == 3
+    assert all(hit.document.metadata["big"] == "x" * 1000 for hit in hits)
+    stored = index._passages.search().limit(None).to_list()
+    assert sum(row["metadata"] is not None for row in stored) == 1

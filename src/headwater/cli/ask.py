@@ -66,6 +66,10 @@ def ask(
         find_files(docs)
     if not question.strip():
         raise InputError("The question is blank; give a question.")
+    if docs is None and index is not None:
+        from headwater.search.index import Index
+
+        Index.open(index, create=False).close()
     lm = options.load_model(model, device, dtype, quiet)
     ranker_lm = lm if ranker_model is None else options.load_model(ranker_model, device, dtype, quiet)
     ranker = options.load_ranker(ranker_lm, heads, template, quiet, detect=not no_detect)

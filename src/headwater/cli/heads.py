@@ -167,13 +167,11 @@ def published_sets(json_output: options.Json = False) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("name", "heads", "found on", "method", "source", "licence"):
-        table.add_column(title, overflow="fold")
+    for title in ("name", "heads", "found on", "source (licence)"):
+        table.add_column(title, no_wrap=title == "name", overflow="fold")
     for row in rows:
         count = str(len(row["heads"].split(",")))
-        table.add_row(
-            row["name"], count, row["found_on"], f"{row['method']} ({row['paper']})", row["source"], row["licence"]
-        )
+        table.add_row(row["name"], count, row["found_on"], f"{row['source']} ({row['licence']}), {row['paper']}")
     out.print(table)
 
 

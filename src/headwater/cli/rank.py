@@ -74,6 +74,8 @@ def rank(
         if query is not None or queries is None or docs is None or output is None:
             raise InputError("--run takes its queries from --queries and needs --docs and --output, but no query.")
         work = _Rerun(run, queries, docs, output, depth, top_k, quiet)
+    elif queries is not None or output is not None:
+        raise InputError("--queries and --output belong to a TREC run; give it with --run.")
     elif query is None or not query.strip():
         raise InputError("The query is missing or blank; give a question, or a TREC run with --run.")
     else:
@@ -85,7 +87,7 @@ def rank(
         if dry_run:
             _plan(ranker, *work.longest(), json_output)
         else:
-            work.rank(ranker)
+            work.rank(ranker, {"template": template, "top_k": top_k, **settings})
         return
     assert query is not None
     if dry_run:
@@ -165,11 +167,14 @@ class _Rerun:
         name = max(size, key=lambda each: size[each])
         return self.queries[name], [self.documents[i] for i in self.run[name]]
 
-    def rank(self, ranker: QRRetriever) -> None:
+    def rank(self, ranker: QRRetriever, settings: dict[str, Any]) -> None:
         """Rank every query; what an interrupted run finished is kept beside the output and not done again."""
         from headwater.atomic import write_text
-        from headwater.evaluate.files import Lines
+        from headwater.evaluate.files import Lines, same_run
 
+        made = self.output.with_name(self.output.name + ".part.json")
+        model = {"model": ranker.lm.fingerprint, "heads": str(ranker.heads), "queries": self.queries}
+        same_run(made, {**model, **settings})
         part = self.output.with_name(self.output.name + ".part.jsonl")
         lines = Lines(part)
         lists = _Windows()
@@ -190,6 +195,7 @@ class _Rerun:
         ]
         write_text(self.output, "\n".join(rows) + "\n")
         part.unlink()
+        made.unlink()
         note(f"{len(self.run)} queries ranked into {self.output}{lists}.", self.quiet)
 
 
@@ -215,7 +221,7 @@ def _how(ranking: Ranking) -> str:
     if ranking.strategy == "one prompt":
         return ""
     if ranking.strategy == "truncate":
-        return f"The documents do not fit the model: {ranking.shortened} of {len(ranking)} were shortened."
+        return f"The documents do not fit the model: {ranking.shortened} of them were shortened."
     return (
         f"The documents do not fit one prompt: ranked by {ranking.strategy} in {ranking.windows} prompts; scores are "
         "those of each document's last window and not comparable."

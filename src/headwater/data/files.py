@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -84,10 +85,9 @@ def find_files(path: str | Path) -> tuple[list[tuple[Path, str]], list[str]]:
     files: list[tuple[Path, str]] = []
     unknown: Counter[str] = Counter()
     hidden = 0
-    for each in sorted(root.rglob("*")):
+    linked: list[str] = []
+    for each in sorted(_walk(root, linked)):
         name = each.relative_to(root)
-        if each.is_dir():
-            continue
         if any(part.startswith(".") for part in name.parts):
             hidden += 1
         elif each.suffix.lower() in READERS:
@@ -100,7 +100,20 @@ def find_files(path: str | Path) -> tuple[list[tuple[Path, str]], list[str]]:
         notes.append(f"{unknown.total()} file{'s' if unknown.total() > 1 else ''} of unknown type left out: {kinds}.")
     if hidden:
         notes.append(f"{hidden} hidden file{'s' if hidden > 1 else ''} left out.")
+    notes += [f"The linked folder {name} was not entered; add it by its own path." for name in sorted(linked)]
     return files, notes
+
+
+def _walk(root: Path, linked: list[str]) -> Iterator[Path]:
+    """Every file below a folder; links to folders are not followed but listed."""
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"Cannot read {error.filename}: {error.strerror or error}.") from error
+
+    for folder, folders, names in os.walk(root, onerror=refuse):
+        here = Path(folder)
+        linked += [str((here / name).relative_to(root)) for name in folders if (here / name).is_symlink()]
+        yield from (here / name for name in names)
 
 
 def documents_in(file: Path, name: str, note: Note | None = None) -> Iterator[Document]:
@@ -147,7 +160,9 @@ def _table(file: Path, name: str, note: Note | None) -> Iterator[Document]:
     if not text.strip():
         return
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))
-    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if file.suffix.lower() == ".tsv" else ",")
+    rows = csv.DictReader(
+        io.StringIO(text, newline=""), delimiter="\t" if file.suffix.lower() == ".tsv" else ",", strict=True
+    )
     try:
         columns = {(column or "").strip().lower(): column for column in rows.fieldnames or []}
         wanted = next((columns[column] for column in TEXT_COLUMNS if column in columns), None)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from headwater.data.documents import Document
-from headwater.data.text import Note, read_bytes, read_text
+from headwater.data.text import Note, decode, read_bytes
 from headwater.errors import FormatError, MissingExtraError
 
 
@@ -45,7 +46,7 @@ def read_pdf(file: Path, name: str, note: Note | None = None) -> Iterator[Docume
 def read_html(file: Path, name: str, note: Note | None = None) -> Iterator[Document]:
     """One document: the main text of the page, without menus and scripts; all of its text where none stands out."""
     trafilatura = _library("trafilatura", file)
-    page = read_text(file, note)
+    page = _page(file)
     if not page.strip():
         yield Document("", name)
         return
@@ -57,6 +58,17 @@ def read_html(file: Path, name: str, note: Note | None = None) -> Iterator[Docum
         raise FormatError(f"{file} is not a readable HTML file: {_reason(error)}.") from error
     title = getattr(metadata, "title", None) or file.stem.replace("_", " ")
     yield Document(_whole(text or ""), name, _whole(title))
+
+
+def _page(file: Path) -> str:
+    """The text of a page: UTF-8 or marked as such files are; else what the page says of itself, or Latin-1."""
+    raw, notes = read_bytes(file), list[str]()
+    text = decode(raw, str(file), notes.append)
+    said = re.search(rb"<meta[^>]+charset=[\"']?([\w-]+)", raw[:4096], re.IGNORECASE) if notes else None
+    try:
+        return raw.decode(said[1].decode("ascii")) if said else text
+    except (LookupError, UnicodeDecodeError):
+        return text
 
 
 def _library(name: str, file: Path) -> Any:

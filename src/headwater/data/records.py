@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from headwater.data.documents import Document
+from headwater.data.documents import Document, check_text
 from headwater.data.text import Note, lines
 from headwater.errors import FormatError, InputError
 
@@ -49,6 +49,7 @@ def json_document(record: object, default_id: str, path: Path, line: int) -> Doc
         raise FormatError(f"{path}, line {line}: the id must be text or a whole number.")
     rest = {key: value for key, value in record.items() if key not in ("text", "title", "id", "_id")}
     try:
+        check_text(json.dumps(rest, ensure_ascii=False), "The metadata")
         return Document(record["text"], default_id if identifier is None else str(identifier), title, rest)
     except InputError as error:
         raise FormatError(f"{path}, line {line}: {error}") from error

@@ -9,17 +9,16 @@ prefilled once; each query and the null query are short tails over the same keys
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
 from headwater.data.documents import Document
-from headwater.errors import InputError, InsufficientMemoryError, LocalHeadError
+from headwater.errors import InputError, LocalHeadError
 from headwater.headset import Head
 from headwater.instrument.prefix import SharedPrefix
 from headwater.model.lm import LanguageModel
-from headwater.model.memory import OPTIONS, memory, require
+from headwater.model.memory import memory, require, within_memory
 from headwater.prompt import PromptTemplate, prompt_template
 
 
@@ -170,8 +169,9 @@ class PreparedDocuments:
         prefix = self.template.prefix(self.shown)
         self.spans = prefix.spans
         self._needed = memory(lm, len(prefix.ids), max((layer for layer, _ in self.heads), default=None))
-        require(self._needed)
-        with self._within_memory():
+        if lm.max_length is None or len(prefix.ids) <= lm.max_length:  # else the prefill says how long it is
+            require(self._needed)
+        with within_memory(f"({self._needed})"):
             self._prefix = SharedPrefix(lm, prefix.ids, self.heads)
         self._null: torch.Tensor | None = None
 
@@ -191,19 +191,11 @@ class PreparedDocuments:
         missing = self.settings.calibrate and self._null is None
         found = self._prefix.attentions([self.template.tail(self.settings.null_query)] * missing + tails)
         if missing:
-            with self._within_memory():
+            with within_memory(f"({self._needed})"):
                 self._null = next(found).float()
         for tail in tails:
-            with self._within_memory():
+            with within_memory(f"({self._needed})"):
                 tokens = next(found)
             calibrated = tokens.float() if self._null is None else tokens.float() - self._null
             local = [self.heads[place] for place in self._prefix.local(tail)]
             yield TokenMass(self.heads, calibrated, self.spans, self.place, self.settings.outlier_filter, local)
-
-    @contextmanager
-    def _within_memory(self) -> Iterator[None]:
-        """One sentence when the device runs out of memory all the same."""
-        try:
-            yield
-        except torch.OutOfMemoryError as error:
-            raise InsufficientMemoryError(f"The device ran out of memory ({self._needed}). {OPTIONS}") from error

@@ -211,7 +211,7 @@ class HeadSet:
             record = json.loads(source.read_text(encoding="utf-8"))
         except OSError as error:
             raise FormatError(f"Cannot read the head set {source}: {error.strerror or error}.") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise FormatError(f"{source} is not JSON ({error}); expected a head set written by headwater.") from error
         if not isinstance(record, dict) or record.get("schema") != "headwater/headset":
             raise FormatError(f"{source} is not a head set: its 'schema' is not 'headwater/headset'.")

@@ -12,6 +12,8 @@ from headwater.errors import FormatError, HeadSetError
 from headwater.headset.headset import HeadScores, HeadSet, parse_heads
 from headwater.headset.published import RETRIEVAL_THRESHOLD
 
+MOST = 10_000  # layers, and heads of a layer
+
 
 def read_qrhead(path: str | Path) -> HeadSet:
     """A QRHead configuration (yaml): `attn_head_set: "13-18,13-21,..."`, best first, and the model's name.
@@ -24,7 +26,7 @@ def read_qrhead(path: str | Path) -> HeadSet:
     text = _read(path)
     try:
         record = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise FormatError(f"{path} is not valid YAML: {' '.join(str(error).split())[:200]}") from error
     heads = record.get("attn_head_set") if isinstance(record, dict) else None
     if not isinstance(heads, str):
@@ -47,10 +49,12 @@ def read_retrieval_scores(path: str | Path) -> HeadScores:
     try:
         record = json.loads(_read(path))
         table = {parse_heads(key)[0]: float(np.mean(np.asarray(values, float))) for key, values in record.items()}
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise FormatError(f'{path} is not a file of retrieval scores {{"layer-head": [scores]}}: {error}') from error
     if not table:
         raise FormatError(f"{path} holds no scores.")
+    if max(max(head) for head in table) >= MOST:
+        raise FormatError(f"{path} names a layer or head of {MOST} or more; no model has so many.")
     scores = np.full((max(layer for layer, _ in table) + 1, max(head for _, head in table) + 1), np.nan)
     for head, score in table.items():
         scores[head] = score
@@ -98,7 +102,7 @@ def read_foreign(path: str | Path) -> HeadSet | None:
         )
     try:
         record: Any = json.loads(_read(source))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(record, dict) or "schema" in record or not record or "-" not in next(iter(record)):
         return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -81,7 +83,8 @@ def free_bytes(device: torch.device) -> int | None:
     if device.type == "cuda":
         import torch
 
-        return int(torch.cuda.mem_get_info(device)[0])
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # free within PyTorch
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     if device.type == "cpu":
         import psutil
 
@@ -100,6 +103,23 @@ def require(needed: Memory) -> None:
 
 
 OPTIONS = (
-    "Give fewer or shorter documents, rank them in windows (overflow='tournament', --overflow tournament), load the "
-    "model in bfloat16, or use a smaller model."
+    "Give fewer or shorter documents, rank them in windows (overflow='tournament', `headwater rank --overflow "
+    "tournament`), load the model in bfloat16, or use a smaller model."
 )
+
+
+@contextmanager
+def within_memory(what: str) -> Iterator[None]:
+    """One sentence when a device runs out of memory all the same."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise InsufficientMemoryError(f"The device ran out of memory {what}. {OPTIONS}") from error
+
+
+def tokens_that_fit(lm: LanguageModel, last_layer: int | None = None) -> int | None:
+    """How many tokens of a prompt the free memory takes; None: unknown."""
+    one = memory(lm, 1, last_layer)
+    return None if one.free is None else one.free // max(1, one.keys_values + one.activations)

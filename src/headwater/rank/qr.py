@@ -13,12 +13,12 @@ from typing import Literal
 import numpy as np
 
 from headwater.data.documents import Document, DocumentLike, as_documents, check_query
-from headwater.errors import ContextOverflowError, HeadSetError, InputError
+from headwater.errors import ContextOverflowError, HeadSetError, InputError, InsufficientMemoryError
 from headwater.heads.mass import MassSettings, PreparedDocuments, TokenMass
 from headwater.headset import Head, HeadSet, HeadsLike, as_heads, parse_heads
 from headwater.instrument.rows import by_layer
 from headwater.model.lm import LanguageModel
-from headwater.model.memory import Memory, memory
+from headwater.model.memory import Memory, memory, tokens_that_fit
 from headwater.prompt import prompt_template
 from headwater.rank.default_heads import default_heads
 from headwater.rank.overflow import ANCHORS, STRATEGIES, Room, anchors, slide, tournament, truncate
@@ -158,7 +158,7 @@ class QRRetriever:
             if self.window is not None and self.overflow != "raise" and len(given) > self.window:
                 return self._windows(query, given, top_k)
             return _ranked(given, next(self._scores([query], given)), top_k)
-        except ContextOverflowError:
+        except (ContextOverflowError, InsufficientMemoryError):
             if self.overflow == "raise":
                 raise
             return self._windows(query, given, top_k)
@@ -172,7 +172,7 @@ class QRRetriever:
         given, asked = as_documents(documents), list(queries)
         try:
             return [_ranked(given, scores, top_k) for scores in self._scores(asked, given)]
-        except ContextOverflowError:
+        except (ContextOverflowError, InsufficientMemoryError):
             if self.overflow == "raise":
                 raise
             return [self.rank(query, given, top_k) for query in asked]
@@ -182,7 +182,7 @@ class QRRetriever:
         given = [document for document in as_documents(documents) if not document.blank]
         room = self._room(check_query(query), given)
         tokens = room.limit - room.budget + sum(room.lengths)
-        return Plan(len(given), room.limit, memory(self.lm, tokens, self.heads.last_layer))
+        return Plan(len(given), self.lm.max_length or room.limit, memory(self.lm, tokens, self.heads.last_layer))
 
     def explain(self, query: str, documents: Iterable[DocumentLike]) -> Explanation:
         """Scores with their reasons: per head, and per token of every document. Raises what `score` raises."""
@@ -222,6 +222,8 @@ class QRRetriever:
         last = len(documents) + len(ANCHORS)  # the longest number a document can get
         lengths = [separator + len(template.encode(template.piece(last, document))) for document in documents]
         limit = self.lm.max_length or 1 << 40
+        if self.overflow != "raise":
+            limit = min(limit, tokens_that_fit(self.lm, self.heads.last_layer) or limit)
         return Room(lengths, limit - len(template.prefix([]).ids) - max(map(len, tails)), limit, self.window)
 
     def _windows(self, query: str, documents: Sequence[Document], top_k: int | None) -> Ranking:

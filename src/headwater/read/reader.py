@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from headwater.data.documents import DocumentLike, as_documents, check_query
 from headwater.errors import ContextOverflowError, InputError
+from headwater.model.memory import within_memory
 from headwater.prompt.prompt import prompt_template
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ class Reader:
             pad_token_id=pad if pad is not None else (ends[0] if ends else 0),
         )
         inputs = torch.tensor([ids], device=self.lm.device)
-        with torch.inference_mode():
+        with torch.inference_mode(), within_memory(f"reading {len(ids)} tokens"):
             out = self.lm.model.generate(
                 inputs,
                 attention_mask=torch.ones_like(inputs),

@@ -1,7 +1,7 @@
 """`Index`: passages on disk in a LanceDB folder, searched by words (BM25), by vectors, or by both.
 
     folder/index.json       what the index was made with
-    folder/passages.lance   one row per passage; the first one of a document also holds its whole text
+    folder/passages.lance   one row per passage; the first one of a document also holds its whole text and metadata
     folder/files.lance      the files that were read, by path, with the hash of their bytes
 
 Every change is one commit of LanceDB, which is there whole or not at all; a file counts as read only after all of its
@@ -28,6 +28,7 @@ from headwater.search.chunk import passages
 from headwater.search.store import META, PASSAGE_CHARS, Embeds, create_folder, lance, open_tables, read_meta
 from headwater.search.sync import Added, Progress, Sync
 
+LOCK_SECONDS = 10  # another process may be writing
 MODES = ("hybrid", "bm25", "dense")
 
 
@@ -111,6 +112,8 @@ class Index:
             d if d.id is not None else Document(d.text, _digest(d), d.title, d.metadata)
             for d in as_documents(documents)
         ]
+        for document in given:
+            _json(document)
         with self._writing() as sync:
             return sync.documents(given, progress)
 
@@ -173,8 +176,17 @@ class Index:
                     )
                     rows = both.vector(vector).text(words).rerank(RRFReranker()).limit(k).to_list()
                     found = [(float(row["_relevance_score"]), row) for row in rows]
+            metadata = self._metadata([row["id"] for _, row in found])
         found.sort(key=lambda pair: (-pair[0], pair[1]["id"], pair[1]["start"]))
-        return [Hit(place, score, _passage(row)) for place, (score, row) in enumerate(found)]
+        return [Hit(place, score, _passage(row, metadata[row["id"]])) for place, (score, row) in enumerate(found)]
+
+    def _metadata(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Of documents, which their first passages hold."""
+        from lancedb.expr import col
+
+        wanted = col("id").isin(list(dict.fromkeys(ids))).and_(col("part").isin([0]))
+        rows = self._passages.search().where(wanted).select(["id", "metadata"]).limit(None).to_list() if ids else []
+        return {row["id"]: json.loads(row["metadata"]) for row in rows}
 
     def document(self, id: str) -> Document:
         """The whole document of this id, as it was added.
@@ -247,7 +259,9 @@ class Index:
             )
         with lance(self.folder, "written"):
             try:
-                with FileLock(self.folder / ".lock", timeout=0):
+                with FileLock(self.folder / ".lock", timeout=LOCK_SECONDS):
+                    for table in (self._passages, self._files):
+                        table.checkout_latest()
                     yield Sync(self._passages, self._files, self._rows)
             except Timeout:
                 raise SearchIndexError(f"Another process is writing to the index {str(self.folder)!r}.") from None
@@ -259,15 +273,20 @@ class Index:
             shared = {
                 "id": document.id,
                 "title": document.title,
-                "metadata": _json(document),
                 "hash": digest,
                 "source": source,
             }
             for part, passage in enumerate(passages(document, self._meta["passage_chars"])):
                 words = f"{document.title}\n{passage.text}" if document.title else passage.text
-                body = document.text if part == 0 else None
-                key = f"{document.id}\x1f{part}"
-                rows.append({**shared, "key": key, "part": part, "start": passage.start, "words": words, "body": body})
+                row = {
+                    **shared,
+                    "key": f"{document.id}\x1f{part}",
+                    "part": part,
+                    "start": passage.start,
+                    "words": words,
+                }
+                whole = {"body": document.text, "metadata": _json(document)} if part == 0 else {}
+                rows.append({"body": None, "metadata": None, **row, **whole})
         if self._embedder is not None and rows:
             vectors = self._embedder.embed([str(row["words"]) for row in rows], "document")
             for row, vector in zip(rows, np.asarray(vectors, np.float32), strict=True):
@@ -286,7 +305,7 @@ def _json(document: Document) -> str:
         raise InputError(f"The metadata of document {document.id!r} cannot be kept as JSON: {error}.") from None
 
 
-def _passage(row: dict[str, Any]) -> Document:
+def _passage(row: dict[str, Any], metadata: dict[str, Any]) -> Document:
     title = row["title"]
     text = row["words"][len(title) + 1 :] if title else row["words"]
-    return Document(text, row["id"], title, {**json.loads(row["metadata"]), "passage_start": row["start"]})
+    return Document(text, row["id"], title, {**metadata, "passage_start": row["start"]})

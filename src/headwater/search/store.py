@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -86,7 +87,7 @@ def open_tables(folder: Path, meta: dict[str, Any]) -> tuple[Any, Any]:
     schema = pa.schema([*text.items(), ("part", pa.int32()), ("start", pa.int64())])
     if meta["embedder"] is not None:
         schema = schema.append(pa.field("vector", pa.list_(pa.float32(), meta["embedder"]["dimension"])))
-    database = lancedb.connect(str(folder))
+    database = lancedb.connect(str(folder), read_consistency_interval=timedelta(0))  # sees what others write
     names = set(database.list_tables().tables)
     files = pa.schema([(name, pa.string()) for name in ("file", "hash")])
     tables = [

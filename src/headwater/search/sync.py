@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -54,45 +54,50 @@ class _File:
 class Sync:
     """One writing session on the two tables of an index, under its lock.
 
-    Documents are gathered over files and written in batches, each in one commit; a file is entered in the table of
-    files only after its documents are written and those it no longer holds are deleted.
+    Small files are gathered and written in batches, each in one commit; a large file is written in batches of its own
+    after all of it has been checked. A file is entered in the table of files only after its documents are written and
+    those it no longer holds are deleted.
     """
 
     def __init__(self, passages: Any, files: Any, rows: Rows) -> None:
         """`rows` turns (document, hash, source) into rows of the passages table."""
         self._passages, self._files, self._rows = passages, files, rows
         self._added = Added()
-        self._waiting: list[tuple[Document, str]] = []  # document, source
-        self._chars = 0
+        self._waiting: list[tuple[Document, str]] = []  # document, source; of whole files only
         self._complete: list[_File] = []
-        self._replaceable: set[str] = set()  # files whose documents may move to another file
+        self._replaceable: set[str] = set()  # files that are gone, or will be read again
+        self._done: dict[str, set[str]] = {}  # files read in this session, and what they hold
 
     def documents(self, documents: Sequence[Document], progress: Progress | None) -> Added:
         """Add documents that came from no file."""
-        seen: set[str] = set()
-        for document in documents:
-            if document.id in seen:
-                raise InputError(f"The document id {document.id!r} stands twice; ids must be unique.")
-            seen.add(str(document.id))
-        for done, document in enumerate(documents, 1):
-            self._put(document, "")
+        blank = sum(not document.text.strip() for document in documents)
+        if blank:
+            self._note(f"{blank} document{'s' if blank > 1 else ''} without text left out.")
+        documents = [document for document in documents if document.text.strip()]
+        ids = [str(document.id) for document in documents]
+        if len(set(ids)) < len(ids):
+            raise InputError(f"The document id {_twice(ids)!r} stands twice; ids must be unique.")
+        for part in _parts(ids):
+            self._refuse_taken(part, "")
+        for done in range(0, len(documents), BATCH_DOCUMENTS):
+            self._write([(document, "") for document in documents[done : done + BATCH_DOCUMENTS]])
             if progress is not None:
-                progress(done, len(documents))
-        self._flush()
+                progress(min(done + BATCH_DOCUMENTS, len(documents)), len(documents))
         self._finish()
         return self._added
 
     def path(self, path: Path, prefix: str, progress: Progress | None) -> Added:
         """Add a file or a folder, and remove what was read there before and is gone."""
         files, self._added.notes = find_files(path)
-        root = path.resolve()
+        root = path.resolve() if path.is_dir() else path.parent.resolve() / path.name
         read = {row["file"]: row["hash"] for row in self._files.search().limit(None).to_list()}
-        present = {str(file.resolve()) for file, _ in files}
+        sources = [str(root / file.relative_to(path)) if path.is_dir() else str(root) for file, _ in files]
+        present = set(sources)
         gone = [file for file in read if file not in present and (file == str(root) or root in Path(file).parents)]
         changed: list[tuple[Path, str, _File]] = []
-        for file, name in files:
-            own = _File(str(file.resolve()), _hash(file))
-            if read.get(own.path) == own.hash:
+        for (file, name), source in zip(files, sources, strict=True):
+            own = _File(source, _hash(file, prefix))
+            if read.get(source) == own.hash:
                 self._added.skipped += 1
             else:
                 changed.append((file, name, own))
@@ -126,26 +131,45 @@ class Sync:
 
     def _read(self, file: Path, name: str, own: _File, prefix: str) -> None:
         """Check all documents of a file, then put them; a file of many is read twice rather than held."""
-        held = list(islice(self._checked(file, name, own, prefix), BATCH_DOCUMENTS))
-        if len(held) < BATCH_DOCUMENTS:
-            chosen: Iterable[Document] = held
+        held, size = [], 0
+        documents = self._checked(file, name, own, prefix)
+        for document in documents:
+            held.append(document)
+            size += len(document.text)
+            if len(held) == BATCH_DOCUMENTS or size > BATCH_CHARS:
+                break
         else:
-            whole = _File(own.path, own.hash)
-            for _ in self._checked(file, name, whole, prefix):
-                pass
-            own.ids.clear()
-            chosen = self._checked(file, name, own, prefix, quiet=True)
-        self._replaceable.discard(own.path)
-        for document in chosen:
-            self._put(document, own.path)
-        self._complete.append(own)
+            taken = {str(document.id) for document, _ in self._waiting}
+            if not taken.isdisjoint(own.ids) or len(self._waiting) + len(held) > BATCH_DOCUMENTS:
+                self._flush()
+            self._refuse_taken(list(own.ids), own.path)
+            self._waiting += [(document, own.path) for document in held]
+            self._is_read(own)
+            if sum(len(document.text) for document, _ in self._waiting) > BATCH_CHARS:
+                self._flush()
+            return
+        self._flush()
+        for _ in documents:  # the rest, checked and let go
+            pass
+        for part in _parts(sorted(own.ids)):
+            self._refuse_taken(part, own.path)
+        self._enter([_File(own.path, "")])
+        again = self._checked(file, name, _File(own.path, own.hash), prefix, quiet=True)
+        while batch := list(islice(again, BATCH_DOCUMENTS)):
+            self._write([(document, own.path) for document in batch])
+        self._is_read(own)
+        self._flush()
+
+    def _is_read(self, own: _File) -> None:
         self._added.files += 1
+        self._complete.append(own)
+        self._done[own.path] = own.ids
 
     def _checked(self, file: Path, name: str, own: _File, prefix: str, quiet: bool = False) -> Iterator[Document]:
         """The documents of a file that are not blank, with their ids noted in `own`."""
         blank = 0
         for document in documents_in(file, name, None if quiet else self._note):
-            if document.blank or not document.text.strip():
+            if not document.text.strip():
                 blank += 1
                 continue
             identifier = prefix + str(document.id)
@@ -160,20 +184,15 @@ class Sync:
         if text not in self._added.notes:
             self._added.notes.append(text)
 
-    def _put(self, document: Document, source: str) -> None:
-        self._waiting.append((document, source))
-        self._chars += len(document.text)
-        if len(self._waiting) >= BATCH_DOCUMENTS or self._chars >= BATCH_CHARS:
-            self._flush()
-
     def _flush(self) -> None:
         """Write what waits, in this order: documents, deletions, files."""
         from lancedb.expr import col
 
-        batch, self._waiting, self._chars = self._waiting, [], 0
-        if batch:
-            self._write(batch)
+        batch, self._waiting = self._waiting, []
         files, self._complete = self._complete, []
+        if batch:  # a file is known, as not yet read, before any document of it is there
+            self._enter([_File(file.path, "") for file in files])
+            self._write(batch)
         if not files:
             return
         held = {file.path: file.ids for file in files}
@@ -183,6 +202,10 @@ class Sync:
         for part in _parts(stale):
             self._passages.delete(col("id").isin(part))
         self._added.removed += len(stale)
+        self._enter(files)
+
+    def _enter(self, files: Sequence[_File]) -> None:
+        """Enter files with the hash they were read at; without one they will be read again."""
         entries = [{"file": file.path, "hash": file.hash} for file in files]
         self._files.merge_insert("file").when_matched_update_all().when_not_matched_insert_all().execute(entries)
 
@@ -199,11 +222,6 @@ class Sync:
             if before == (digest, source):
                 self._added.unchanged += 1
                 continue
-            if before is not None and before[1] not in ("", source) and before[1] not in self._replaceable:
-                raise InputError(
-                    f"The document id {document.id!r} is taken by {before[1]}; give these ids a prefix "
-                    "(Index.add_path(..., prefix=), `headwater index add --prefix`)."
-                )
             self._added.new += before is None
             self._added.changed += before is not None
             fresh.append((document, digest, source))
@@ -213,6 +231,21 @@ class Sync:
         ids = [str(document.id) for document, _, _ in fresh]
         merge = self._passages.merge_insert("key").when_matched_update_all().when_not_matched_insert_all()
         merge.when_not_matched_by_source_delete(col("id").isin(ids)).execute(table)
+
+    def _refuse_taken(self, ids: Sequence[str], source: str) -> None:
+        """Raise where an id belongs to another file that still holds it, as far as is known."""
+        for name, (_, before) in self._known(ids).items():
+            if before in ("", source):
+                continue
+            if before in self._done:
+                held = name in self._done[before]
+            else:
+                held = before not in self._replaceable and Path(before).exists()
+            if held:
+                raise InputError(
+                    f"The document id {name!r} is taken by {before}; give these ids a prefix "
+                    "(Index.add_path(..., prefix=), `headwater index add --prefix`)."
+                )
 
     def _known(self, ids: Sequence[str]) -> dict[str, tuple[str, str]]:
         """Hash and source of those ids that are there."""
@@ -243,15 +276,21 @@ def _parts(items: Sequence[str], size: int = 1000) -> Iterator[list[str]]:
         yield list(items[start : start + size])
 
 
-def _hash(file: Path) -> str:
+def _twice(ids: Sequence[str]) -> str:
+    seen: set[str] = set()
+    return next(name for name in ids if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+
+
+def _hash(file: Path, prefix: str) -> str:
+    """Of a file's bytes and of what stands before its ids."""
+    digest = hashlib.sha256()
     try:
-        digest = hashlib.sha256()
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)
-        return digest.hexdigest()
     except OSError as error:
         raise InputError(f"Cannot read {file}: {error.strerror or error}.") from error
+    return f"{digest.hexdigest()} {prefix}"
 
 
 def _hash_document(document: Document) -> str:
