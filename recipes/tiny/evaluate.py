@@ -25,6 +25,7 @@ from headwater.heads.query_focused import QueryFocusedHeads
 from headwater.heads.random_heads import RandomHeads
 from headwater.headset.headset import HeadSet
 from headwater.prompt.prompt import prompt_template
+from headwater.read.support import judge, known_support
 from recipes.tiny import measure
 from recipes.tiny.text import data_folder, known_facts, unread_paragraphs
 
@@ -167,6 +168,25 @@ def needle(lm: Any, n: int, data: Path) -> Json:
     return out
 
 
+def support(lm: Any, n: int) -> Json:
+    """The shipped threshold: right answers kept; answers without their document refused, by words alone and by it."""
+    judged = judge(lm, "held_out", n)
+    least = known_support(lm)
+    right = [j for j in judged if j.right]
+    shares = {
+        "right answers supported": ([float(j.confidence >= least) for j in right], [j.group for j in right]),
+        "without the document: refused by words alone": (
+            [float(j.without == 0) for j in judged],
+            [j.group for j in judged],
+        ),
+        f"without the document: refused (confidence below {least:.2f} too)": (
+            [float(j.without < least or j.without == 0) for j in judged],
+            [j.group for j in judged],
+        ),
+    }
+    return {name: mean_interval(*columns).as_dict() for name, columns in shares.items()}
+
+
 def ranking(lm: Any, n: int) -> Json:
     """Recall@1 among 20 candidates: heads found on development countries, all heads, ten random sets of equal size."""
     found = QueryFocusedHeads().find(lm, world.ranking_examples("development", 128, seed=0))
@@ -215,6 +235,7 @@ def tables(result: Json) -> dict[str, str]:
         "places": table(result["places"], kinds=True),
         "noise": table(result["noise"]),
         "needle": table(result["needle"], kinds=True),
+        "support": table(result["support"]),
         "ranking": table(result["ranking"]["same split"]),
         "lookalikes": table(result["ranking"]["look-alikes"]),
         "made": f"`{made['command']}`; model fingerprint `{made['fingerprint']}`; QR heads "
@@ -242,6 +263,7 @@ def main() -> None:
         ("places", places),
         ("noise", noise),
         ("needle", lambda lm, n: needle(lm, n, data)),
+        ("support", support),
         ("ranking", ranking),
     ):
         result[name] = run(lm, args.n)

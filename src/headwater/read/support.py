@@ -105,22 +105,32 @@ def calibrate(
     found = choose(judge(lm, "development", n, seed, template, progress))
     path = _cached(lm, template)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(asdict(found)) + "\n")
+    save(found, lm, path, template)
     return found
+
+
+def save(found: Support, lm: LanguageModel, path: Path, template: str = "auto") -> None:
+    """Write a threshold with the weights and the prompt it belongs to."""
+    record = {**asdict(found), "fingerprint": lm.fingerprint, "prompt": _prompt(lm, template)}
+    write_text(path, json.dumps(record, indent=1) + "\n")
 
 
 def known_support(lm: LanguageModel, template: str = "auto") -> float:
     """The threshold shipped or cached for these weights and this prompt; 0 where there is none."""
+    own = {"fingerprint": lm.fingerprint, "prompt": _prompt(lm, template)}
     for path in (TINY / "support.json", _cached(lm, template)):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-            if record.get("fingerprint", lm.fingerprint) == lm.fingerprint:
+            if all(record[key] == value for key, value in own.items()):
                 return float(record["threshold"])
-        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError):
             continue
     return 0.0
 
 
 def _cached(lm: LanguageModel, template: str) -> Path:
-    prompt = prompt_template(lm.tokenizer, template, instruction="answer").fingerprint
-    return cache_folder() / "support" / f"{lm.fingerprint}-{prompt}.json"
+    return cache_folder() / "support" / f"{lm.fingerprint}-{_prompt(lm, template)}.json"
+
+
+def _prompt(lm: LanguageModel, template: str) -> str:
+    return prompt_template(lm.tokenizer, template, instruction="answer").fingerprint

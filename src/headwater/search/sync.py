@@ -78,7 +78,7 @@ class Sync:
         if len(set(ids)) < len(ids):
             raise InputError(f"The document id {_twice(ids)!r} stands twice; ids must be unique.")
         for part in _parts(ids):
-            self._refuse_taken(part, "")
+            self._refuse_taken(self._known(part), "")
         for done in range(0, len(documents), BATCH_DOCUMENTS):
             self._write([(document, "") for document in documents[done : done + BATCH_DOCUMENTS]])
             if progress is not None:
@@ -142,7 +142,6 @@ class Sync:
             taken = {str(document.id) for document, _ in self._waiting}
             if not taken.isdisjoint(own.ids) or len(self._waiting) + len(held) > BATCH_DOCUMENTS:
                 self._flush()
-            self._refuse_taken(list(own.ids), own.path)
             self._waiting += [(document, own.path) for document in held]
             self._is_read(own)
             if sum(len(document.text) for document, _ in self._waiting) > BATCH_CHARS:
@@ -152,7 +151,7 @@ class Sync:
         for _ in documents:  # the rest, checked and let go
             pass
         for part in _parts(sorted(own.ids)):
-            self._refuse_taken(part, own.path)
+            self._refuse_taken(self._known(part), own.path)
         self._enter([_File(own.path, "")])
         again = self._checked(file, name, _File(own.path, own.hash), prefix, quiet=True)
         while batch := list(islice(again, BATCH_DOCUMENTS)):
@@ -186,15 +185,31 @@ class Sync:
 
     def _flush(self) -> None:
         """Write what waits, in this order: documents, deletions, files."""
-        from lancedb.expr import col
-
         batch, self._waiting = self._waiting, []
         files, self._complete = self._complete, []
-        if batch:  # a file is known, as not yet read, before any document of it is there
+        refused = None
+        if batch:
+            known = self._known([str(document.id) for document, _ in batch])
+            for place, file in enumerate(files):
+                try:
+                    self._refuse_taken({name: known[name] for name in file.ids if name in known}, file.path)
+                except InputError as error:  # the files before it are whole
+                    refused, files = error, files[:place]
+                    break
+            kept = {file.path for file in files}
+            # a file is known, as not yet read, before any document of it is there
             self._enter([_File(file.path, "") for file in files])
-            self._write(batch)
-        if not files:
-            return
+            self._write([pair for pair in batch if pair[1] in kept])
+        if files:
+            self._drop_stale(files)
+            self._enter(files)
+        if refused is not None:
+            raise refused
+
+    def _drop_stale(self, files: Sequence[_File]) -> None:
+        """Delete what files held before and hold no more."""
+        from lancedb.expr import col
+
         held = {file.path: file.ids for file in files}
         wanted = col("source").isin(list(held)).and_(col("part").isin([0]))
         rows = self._passages.search().where(wanted).select(["id", "source"]).limit(None).to_list()
@@ -202,10 +217,11 @@ class Sync:
         for part in _parts(stale):
             self._passages.delete(col("id").isin(part))
         self._added.removed += len(stale)
-        self._enter(files)
 
     def _enter(self, files: Sequence[_File]) -> None:
         """Enter files with the hash they were read at; without one they will be read again."""
+        if not files:
+            return
         entries = [{"file": file.path, "hash": file.hash} for file in files]
         self._files.merge_insert("file").when_matched_update_all().when_not_matched_insert_all().execute(entries)
 
@@ -232,9 +248,9 @@ class Sync:
         merge = self._passages.merge_insert("key").when_matched_update_all().when_not_matched_insert_all()
         merge.when_not_matched_by_source_delete(col("id").isin(ids)).execute(table)
 
-    def _refuse_taken(self, ids: Sequence[str], source: str) -> None:
-        """Raise where an id belongs to another file that still holds it, as far as is known."""
-        for name, (_, before) in self._known(ids).items():
+    def _refuse_taken(self, known: dict[str, tuple[str, str]], source: str) -> None:
+        """Raise where a known id belongs to another file than `source` that still holds it, as far as can be seen."""
+        for name, (_, before) in known.items():
             if before in ("", source):
                 continue
             if before in self._done:
