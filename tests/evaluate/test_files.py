@@ -74,10 +74,11 @@ def summary() -> dict:
             "bm25": {"k1": 0.9, "b": 0.4},
             "systems": {
                 "QR heads": {**both, "layers": 4},
+                "all heads": {**both, "layers": 6},
                 "random heads": {**both, "layers": 6, "R@1 of each set": [0.1, 0.3]},
                 "BM25": {**both, "layers": 0},
             },
-            "differences": {"QR heads - BM25": both},
+            "differences": {"QR heads - BM25": both, "QR heads - all heads": both},
         },
         "reading": {"n": 4, "groups": 2, "systems": {"model": row}},
     }

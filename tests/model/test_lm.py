@@ -3,10 +3,17 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, BloomConfig, BloomForCausalLM, GPTJConfig, GPTJForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    BloomForCausalLM,
+    GPTJConfig,
+    GPTJForCausalLM,
+    LlamaForCausalLM,
+)
 
 import headwater as hw
-from headwater.errors import InputError, ModelError
+from headwater.errors import InputError, InsufficientMemoryError, ModelError
 from models import byte_tokenizer, random_lm, random_model
 
 
@@ -149,3 +156,12 @@ def test_save_over_a_file_is_refused(tmp_path):
     (tmp_path / "x").write_text("")
     with pytest.raises(InputError, match="it is a file"):
         random_lm(layers=1).save(tmp_path / "x")
+
+
+def test_weights_that_do_not_fit_the_device(monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+    monkeypatch.setattr(LlamaForCausalLM, "to", full)
+    with pytest.raises(InsufficientMemoryError, match="weights of 'tiny' do not fit"):
+        hw.load("tiny")

@@ -52,11 +52,24 @@ def markdown(summary: Json) -> dict[str, str]:
             [[name, _interval(row)] for name, row in reading["systems"].items()],
         ),
         "made": table(["what", "value"], facts),
+        "headline": _headline(ranking),
         "sizes": (
             f"{ranking['n']} questions about {ranking['groups']} held-out countries with {ranking['candidates']} "
             f"candidates each; {reading['n']} questions about {reading['groups']} held-out countries to read."
         ),
     }
+
+
+def _headline(ranking: Json) -> str:
+    """The result in one sentence."""
+    scores = {name: f"{row['nDCG@10']['mean']:.3f}" for name, row in ranking["systems"].items()}
+    gain = _interval(ranking["differences"]["QR heads - all heads"]["nDCG@10"])
+    return (
+        f"On {ranking['n']} questions about {ranking['groups']} countries that the model never saw, its query-focused "
+        f"heads rank {ranking['candidates']} documents at nDCG@10 {scores['QR heads']}, all heads together at "
+        f"{scores['all heads']} (difference {gain}), random heads at {scores['random heads']}, BM25 at "
+        f"{scores['BM25']}."
+    )
 
 
 _MARKED = re.compile(r"(<!-- begin: (\w+) -->\n).*?(<!-- end: \2 -->)", re.DOTALL)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from headwater.atomic import write_text
-from headwater.errors import InputError, ModelError
+from headwater.errors import InputError, InsufficientMemoryError, ModelError
 from headwater.model.anatomy import Anatomy, read_anatomy, unwrapped
 
 logger = logging.getLogger("headwater")
@@ -174,8 +174,15 @@ def load(
     loaded, own, stored = _from_pretrained(source, wanted, revision, trust_remote_code, tokenizer is None)
     anatomy = read_anatomy(loaded)
     card = Path(source) / "README.md"
+    try:
+        loaded = loaded.to(target)
+    except torch.OutOfMemoryError as error:
+        raise InsufficientMemoryError(
+            f"The weights of {str(name)!r} do not fit the memory of {target}; load it in bfloat16, on another "
+            "device, or use a smaller model."
+        ) from error
     return LanguageModel(
-        loaded.to(target).eval(),
+        loaded.eval(),
         tokenizer or own,
         str(name),
         anatomy,

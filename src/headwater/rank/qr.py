@@ -6,7 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,57 +15,16 @@ import numpy as np
 from headwater.data.documents import Document, DocumentLike, as_documents, check_query
 from headwater.errors import ContextOverflowError, HeadSetError, InputError, InsufficientMemoryError
 from headwater.heads.mass import MassSettings, PreparedDocuments, TokenMass
-from headwater.headset import Head, HeadSet, HeadsLike, as_heads, parse_heads
+from headwater.headset import HeadSet, HeadsLike, as_heads, parse_heads
 from headwater.instrument.rows import by_layer
 from headwater.model.lm import LanguageModel
-from headwater.model.memory import Memory, memory, tokens_that_fit
+from headwater.model.memory import memory, tokens_that_fit
 from headwater.prompt import prompt_template
 from headwater.rank.default_heads import default_heads
 from headwater.rank.overflow import ANCHORS, STRATEGIES, Room, anchors, slide, tournament, truncate
-from headwater.rank.ranked import Ranked, Ranking
+from headwater.rank.ranked import Explanation, Plan, Ranked, Ranking, TokenWeight
 
 logger = logging.getLogger("headwater")
-
-
-@dataclass(frozen=True)
-class TokenWeight:
-    """A token of a document and the calibrated attention it got, mean over the heads."""
-
-    text: str
-    weight: float
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """Why documents got their scores.
-
-    Attributes:
-        query: the query.
-        scores: float32 `[documents]`, as `QRRetriever.score` gives them.
-        heads: the heads that ranked.
-        head_scores: float32 `[heads, documents]`, each head alone.
-        tokens: per document its tokens with their weights; their texts join to what was read: `[i] title\\ntext`.
-    """
-
-    query: str
-    scores: np.ndarray
-    heads: list[Head]
-    head_scores: np.ndarray
-    tokens: list[list[TokenWeight]]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a ranking would take: documents with text, tokens the model reads, and the memory of the prompt."""
-
-    documents: int
-    limit: int
-    memory: Memory
-
-    @property
-    def fits(self) -> bool:
-        """Whether the list fits both the model's context and the free memory, in one prompt."""
-        return self.memory.tokens <= self.limit and self.memory.fits
 
 
 class QRRetriever:
