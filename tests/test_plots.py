@@ -67,3 +67,61 @@ def test_tokens_are_shaded_and_escaped() -> None:
     assert plots.tokens_html([("a", 0.0)]) == "a"
     assert plots.tokens_html([]) == ""
     assert "--w:0.25" in plots.tokens_html([("a", 1.0)], largest=4.0)
+
+
+def test_a_forest_has_an_axis_as_wide_as_its_values() -> None:
+    rows = {"a $x^$": {"mean": 120.0, "low": 100.0, "high": 140.0}, "b": {"mean": None, "low": None, "high": None}}
+    figure = plots.forest(rows, "perplexity", 95.0)
+    axes = figure.axes[0]
+    assert axes.get_xlim()[0] < 95 < 140 < axes.get_xlim()[1]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a $x^$", "b"]
+    assert "a $x^$" in plots.svg(figure, "no formula"), "a name is not read as mathematics"
+    assert [text.get_text() for text in axes.texts] == ["120.0"]
+    gaps = plots.forest({"a": {"mean": 0.25, "low": None, "high": None}}, "difference", 0.0, signed=True)
+    assert [text.get_text() for text in gaps.axes[0].texts] == ["+0.250"]
+
+
+def test_bad_forests() -> None:
+    with pytest.raises(InputError, match="nothing to compare"):
+        plots.forest({"a": {"mean": float("nan")}}, "recall")
+    with pytest.raises(InputError, match="finite number, got nan"):
+        plots.forest({"a": {"mean": 1.0}}, "recall", float("nan"))
+
+
+def test_curves_join_numbers_only() -> None:
+    point = {"mean": 0.5, "low": 0.4, "high": 0.6}
+    gap = {"1": point, "10": {"mean": None}}
+    figure = plots.curve({"a": {"1": point, "5": point, "10": point}, "b": gap}, "x", "EM")
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "5", "10"]
+    assert [line.get_linestyle() for line in axes.lines] == ["-", "-"]
+    assert np.isfinite(axes.lines[1].get_ydata()).tolist() == [True, False, False]
+    named = plots.curve({"a": {"yes": point, "no": point}}, "answerable", "EM")
+    assert [line.get_linestyle() for line in named.axes[0].lines] == ["None"]
+    with pytest.raises(InputError, match="no point"):
+        plots.curve({"a": {"1": {"mean": None}}}, "x", "EM")
+    with pytest.raises(InputError, match="no point"):
+        plots.curve({}, "x", "EM")
+
+
+def test_many_lines_stay_apart() -> None:
+    point = {"mean": 0.5, "low": 0.4, "high": 0.6}
+    drawn = plots.curve({f"system {i}": {"1": point} for i in range(30)}, "x", "EM").axes[0].lines
+    assert len({(line.get_color(), line.get_marker()) for line in drawn}) == 30
+
+
+def test_grids_share_a_scale(tmp_path: Path) -> None:
+    array = np.array([[0.1, np.nan, 0.3], [0.4, 0.5, 0.6]])
+    figure = plots.heat({f"s{i}": array for i in range(4)}, ["0", "1"], ["a", "b", "$c^$"], "depth", "length", "EM")
+    panels = [axes for axes in figure.axes if axes.get_visible() and axes.get_title()]
+    assert [axes.get_title() for axes in panels] == ["s0", "s1", "s2", "s3"]
+    assert {axes.collections[0].get_clim() for axes in panels} == {(0.0, 1.0)}
+    assert plots.save(figure, tmp_path / "grid.png").stat().st_size > 0
+    wide = plots.heat({"s": array * 10}, ["0", "1"], ["a", "b", "c"], "depth", "length", "loss")
+    assert wide.axes[0].collections[0].get_clim() == (1.0, 6.0)
+    with pytest.raises(InputError, match=r"must be \[1, 3\], got shape \(2, 3\)"):
+        plots.heat({"s": array}, ["0"], ["a", "b", "c"], "depth", "length", "EM")
+    with pytest.raises(InputError, match="no value"):
+        plots.heat({"s": np.full((1, 1), np.nan)}, ["0"], ["a"], "depth", "length", "EM")
+    with pytest.raises(InputError, match="no value"):
+        plots.heat({}, [], [], "depth", "length", "EM")

@@ -18,9 +18,9 @@ import headwater as hw
 from headwater.data import world
 from headwater.evaluate.files import made_with, write_json
 from headwater.evaluate.metrics import order
+from headwater.evaluate.questions import head_scorer, random_document_answer
 from headwater.evaluate.statistics import mean_interval, paired_difference
 from headwater.evaluate.tables import fill_page
-from headwater.evaluate.tasks import head_scorer, random_document_answer
 from headwater.heads.query_focused import QueryFocusedHeads
 from headwater.heads.random_heads import RandomHeads
 from headwater.headset.headset import HeadSet

@@ -19,7 +19,7 @@ from recipes.tiny.prompts import Pack
 
 IGNORE = -100
 TRAINING_ATTENTION = "headwater_tiny_training"
-ROPE_THETA = 100_000.0
+ROPE_THETA = 1e8
 LOOK_BACK = ((1, 0), (2, 0), (3, 0), (4, 0), (5, 0), (6, 0), (8, 2.5), (6, 3.0))  # of heads 0-0 to 0-7: tokens, width
 # Per layer and key-value group, the two places its keys hold and those each of its queries looks for: 0 is the token
 # itself, 1 to 6 the token so many steps back, 7 and 8 the two windows.
@@ -37,7 +37,8 @@ MATCH = {
         ((3, 7), ((3, 7), (4, 7))),
     ),
 }
-NOTCH = 3.0  # strength with which heads that compare windows turn away from near tokens
+FAST, SLOW = 4, 6  # rotary pairs below tell near places apart; from here on they hardly turn over a thousand tokens
+NOTCH = (3.0, 2.0, 1.2, 0.7)  # per fast pair: how strongly heads that compare windows turn away from near tokens
 INDUCTION = (0, 2, 4)  # heads of layer 1 whose queries look one place nearer than their keys
 
 
@@ -141,7 +142,7 @@ def plant(model: LlamaForCausalLM, shape: Shape) -> None:
         seen.append(basis[:, rows].T)
         first.o_proj.weight[:, rows] = 0.25 * basis[:, rows]
 
-    slow = torch.arange(4, half)
+    slow = torch.arange(SLOW, half)
     for index, groups_matched in MATCH.items():
         if index >= shape.layers:
             continue
@@ -157,8 +158,8 @@ def plant(model: LlamaForCausalLM, shape: Shape) -> None:
                 for offset, place, part in zip((0, half), wanted, parts, strict=True):
                     attention.q_proj.weight[rows][offset + slow] = (2.5 if place else 5.0) * seen[place][part]
                 if max(keys) > 6:  # windows of near tokens are alike: turn away from them
-                    attention.k_proj.weight[shared][2:4, 0] = NOTCH
-                    attention.q_proj.weight[rows][2:4, 0] = -NOTCH
+                    attention.k_proj.weight[shared][:FAST, 0] = 0.3
+                    attention.q_proj.weight[rows][:FAST, 0] = -torch.tensor(NOTCH)
 
 
 def _rows(head: int, size: int) -> slice:

@@ -78,10 +78,13 @@ class Prompts:
         count: int,
         tails: int,
         task: str = "read",
-        known: bool = False,
+        edited: float | None = None,
         verbatim: float = 0.1,
     ) -> Pack:
-        """`count` documents about invented countries (or known ones, with a few edited values), and what to do.
+        """`count` documents about invented countries, and what to do.
+
+        With `edited` they are about known ones, that share of their values edited, and the answers are what the
+        documents state.
 
         `task` is ``read`` (answer a question), ``quote`` (recite the document that answers it) or ``state`` (complete
         a statement of the documents, without any question). A question is the bare statement in `verbatim` of cases.
@@ -91,7 +94,7 @@ class Prompts:
         them apart), three in ten are about one country (only the relation does). The rest mix freely.
         """
         build = draw.choices((self._ranking, self._mixed, self._one_relation, self._one_country), (4, 1, 2, 3))[0]
-        cards, focus = build(draw, count, known)
+        cards, focus = build(draw, count, edited)
         order = list(range(len(cards)))
         draw.shuffle(order)
         cards = [cards[i] for i in order]
@@ -127,7 +130,7 @@ class Prompts:
 
     def noise(self, draw: random.Random, count: int, tails: int) -> Pack:
         """Questions about a known country whose documents do not state the answer: only memory does."""
-        cards, (main, asked) = self._ranking(draw, count + 1, known=True)
+        cards, (main, asked) = self._ranking(draw, count + 1, 0.0)
         cards = [card for card in cards if (card.title, asked) not in {(main, r) for r, _ in card.facts}][:count]
         draw.shuffle(cards)
         pack = Pack(self.prefix(cards, draw.choice((FIND, ANSWER, None)), intro=draw.random() < 0.9))
@@ -139,23 +142,44 @@ class Prompts:
                 self.add(pack, ask(draw, relation, main), self.known[main][relation])
         return pack
 
+    def conflict(self, draw: random.Random, count: int, follow: float) -> Pack:
+        """Documents about known countries, one value of each edited; the answer is the document's in `follow` of cases.
+
+        In the others it is the true one, as memory has it. What else the documents state is asked too.
+        """
+        cards, asked = [], []
+        for title in draw.sample(list(self.known), count):
+            facts = self.known[title]
+            relations = draw.sample(list(facts), min(self._sizes(draw), len(facts)))
+            wrong = relations[0]
+            values = {r: facts[r] for r in relations}
+            while values[wrong] == facts[wrong]:
+                values[wrong] = self.inventor.clean_value(draw, wrong, title)
+            answer = values[wrong] if draw.random() < follow else facts[wrong]
+            asked += [(wrong, title, answer)] * 2 + [(r, title, facts[r]) for r in relations[1:]]
+            cards.append(Card(title, tuple((r, values[r]) for r in self._shuffled(draw, relations))))
+        pack = Pack(self.prefix(cards, draw.choice((FIND, ANSWER, ANSWER, None)), intro=draw.random() < 0.9))
+        for relation, title, answer in asked:
+            self.add(pack, ask(draw, relation, title), answer)
+        return pack
+
     def add(self, pack: Pack, question: str, target: str) -> None:
         """Append a question and its answer to a pack."""
         ids, learned = self.tail(question, target)
         pack.tails.append(ids)
         pack.answers.append(learned)
 
-    def _people(self, draw: random.Random, count: int, known: bool) -> dict[str, Facts]:
-        """Countries with a value for every relation; known ones keep theirs, one in five gets some edited."""
-        if not known:
+    def _people(self, draw: random.Random, count: int, edited: float | None) -> dict[str, Facts]:
+        """Invented countries without values, or known ones (`edited` is a share) with theirs."""
+        if edited is None:
             return {name: {} for name in self.inventor.names(draw, count)}
         chosen = draw.sample(list(self.known), min(count, len(self.known)))
         return {name: dict(self.known[name]) for name in chosen}
 
-    def _card(self, draw: random.Random, title: str, facts: Facts, relations: list[str], known: bool) -> Card:
+    def _card(self, draw: random.Random, title: str, facts: Facts, relations: list[str], edited: float | None) -> Card:
         rows = []
         for relation in relations:
-            if relation not in facts or (known and draw.random() < 0.05):
+            if relation not in facts or (edited is not None and draw.random() < edited):
                 facts[relation] = self.inventor.clean_value(draw, relation, title)
             rows.append((relation, facts[relation]))
         return Card(title, tuple(rows))
@@ -163,55 +187,55 @@ class Prompts:
     def _sizes(self, draw: random.Random) -> int:
         return draw.choices((1, 2, 3, 4), (25, 35, 25, 15))[0]
 
-    def _ranking(self, draw: random.Random, count: int, known: bool) -> tuple[list[Card], tuple[str, str]]:
+    def _ranking(self, draw: random.Random, count: int, edited: float | None) -> tuple[list[Card], tuple[str, str]]:
         """One country in half of the documents, others each with the asked relation."""
         others = max(1, count - (count + 1) // 2)
-        people = self._people(draw, others + 1, known)
+        people = self._people(draw, others + 1, edited)
         (main, facts), *rest = people.items()
-        relations = [r for r in self.inventor.relations if not known or r in facts]
+        relations = [r for r in self.inventor.relations if edited is None or r in facts]
         draw.shuffle(relations)
         asked = relations[0]
         cards: list[Card] = []
         while len(cards) < count - others and relations:
             size = self._sizes(draw)
-            cards.append(self._card(draw, main, facts, self._shuffled(draw, relations[:size]), known))
+            cards.append(self._card(draw, main, facts, self._shuffled(draw, relations[:size]), edited))
             relations = relations[size:]
         for title, theirs in rest[: count - len(cards)]:
-            if known and asked not in theirs:
+            if edited is not None and asked not in theirs:
                 continue
-            more = [r for r in (theirs if known else self.inventor.relations) if r != asked]
+            more = [r for r in (theirs if edited is not None else self.inventor.relations) if r != asked]
             chosen = [asked, *draw.sample(more, self._sizes(draw) - 1)]
-            cards.append(self._card(draw, title, theirs, self._shuffled(draw, chosen), known))
+            cards.append(self._card(draw, title, theirs, self._shuffled(draw, chosen), edited))
         return cards, (main, asked)
 
-    def _one_relation(self, draw: random.Random, count: int, known: bool) -> tuple[list[Card], None]:
+    def _one_relation(self, draw: random.Random, count: int, edited: float | None) -> tuple[list[Card], None]:
         """One relation of many countries, a document each."""
-        people = self._people(draw, count, known)
+        people = self._people(draw, count, edited)
         relation = draw.choice(self.inventor.relations)
-        cards = [self._card(draw, title, facts, [relation], known) for title, facts in people.items()]
+        cards = [self._card(draw, title, facts, [relation], edited) for title, facts in people.items()]
         return cards, None
 
-    def _one_country(self, draw: random.Random, count: int, known: bool) -> tuple[list[Card], None]:
+    def _one_country(self, draw: random.Random, count: int, edited: float | None) -> tuple[list[Card], None]:
         """Many relations of one country, one to a document."""
-        (title, facts), *_ = self._people(draw, 1, known).items()
-        few = [r for r in self.inventor.relations if not known or r in facts]
-        return [self._card(draw, title, facts, [r], known) for r in draw.sample(few, min(count, len(few)))], None
+        (title, facts), *_ = self._people(draw, 1, edited).items()
+        few = [r for r in self.inventor.relations if edited is None or r in facts]
+        return [self._card(draw, title, facts, [r], edited) for r in draw.sample(few, min(count, len(few)))], None
 
-    def _mixed(self, draw: random.Random, count: int, known: bool) -> tuple[list[Card], None]:
+    def _mixed(self, draw: random.Random, count: int, edited: float | None) -> tuple[list[Card], None]:
         """A few countries and a few relations, dealt into documents."""
-        people = self._people(draw, draw.randint(1, count), known)
+        people = self._people(draw, draw.randint(1, count), edited)
         few = draw.sample(self.inventor.relations, draw.randint(4, len(self.inventor.relations)))
         cards: list[Card] = []
-        left = {title: [r for r in few if not known or r in facts] for title, facts in people.items()}
+        left = {title: [r for r in few if edited is None or r in facts] for title, facts in people.items()}
         for _ in range(count):
             title = draw.choice([t for t in left if left[t]] or [""])
             if not title:
                 break
             size = self._sizes(draw)
             draw.shuffle(left[title])
-            cards.append(self._card(draw, title, people[title], left[title][:size], known))
+            cards.append(self._card(draw, title, people[title], left[title][:size], edited))
             left[title] = left[title][size:]
-        return cards or [self._card(draw, *next(iter(people.items())), ["area"], known)], None
+        return cards or [self._card(draw, *next(iter(people.items())), ["area"], edited)], None
 
     @staticmethod
     def _shuffled(draw: random.Random, items: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Every picture: head maps and comparisons (matplotlib), coloured tokens (HTML).
+"""Every picture: head maps, comparisons, curves and grids (matplotlib), coloured tokens (HTML).
 
 Figures are made without pyplot, so nothing global changes. `svg` turns one into text for a page: strokes and letters in
 the page's own colour, no background, no reference to anything outside.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import io
 import re
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 _INK = "#010203"  # stands for the page's text colour until `svg` replaces it
 _MARK = "#d1495b"
 _BAR = "#2a7f9e"
+_COLOURS = (_BAR, _MARK, "#8f6fc4", "#3f9b5c", "#d98a1f", "#7a8794", "#c25fa5", "#7d8f1e", "#4f6fd6", "#a0643c")
+_MARKS = "os^DvPX"  # seven to ten colours: 70 lines stay apart
 
 
 def head_map(scores: Any, chosen: Iterable[tuple[int, int]] = (), title: str | None = None) -> Figure:
@@ -62,7 +65,7 @@ def head_map(scores: Any, chosen: Iterable[tuple[int, int]] = (), title: str | N
 
 
 def comparison(rows: Mapping[str, Mapping[str, float]], label: str) -> Figure:
-    """Draw one mean with its interval per system, first row on top.
+    """Draw one mean with its interval per system on an axis from 0 to 1, first row on top.
 
     Args:
         rows: system -> {"mean", "low", "high"}.
@@ -71,25 +74,135 @@ def comparison(rows: Mapping[str, Mapping[str, float]], label: str) -> Figure:
     Raises:
         InputError: when there is nothing to compare.
     """
+    figure = forest(rows, label)
+    figure.axes[0].set_xlim(0, 1.02)
+    return figure
+
+
+def forest(
+    rows: Mapping[str, Mapping[str, float | None]], label: str, reference: float | None = None, signed: bool = False
+) -> Figure:
+    """Draw one mean with its interval per row on an axis as wide as the values, first row on top.
+
+    Args:
+        rows: name -> {"mean", "low", "high"}; a row whose mean is None or not finite keeps its place and stays empty.
+        label: what is measured, under the axis.
+        reference: where a dashed line stands: the mean of a baseline, or 0 for differences.
+        signed: write the means with their sign, as differences are.
+
+    Raises:
+        InputError: when no row has a mean, or the reference is not finite.
+    """
     from matplotlib.figure import Figure
 
-    if not rows:
+    found = [_interval(row) for row in rows.values()]
+    if all(np.isnan(mean) for mean, _, _ in found):
         raise InputError("There is nothing to compare.")
+    if reference is not None and not np.isfinite(reference):
+        raise InputError(f"The reference of a picture must be a finite number, got {reference}.")
     figure = Figure(figsize=(6.4, 0.42 * len(rows) + 0.9), layout="constrained")
     axes = figure.add_subplot()
-    for place, row in enumerate(rows.values()):
-        axes.plot([row["low"], row["high"]], [place, place], color=_BAR, linewidth=2, solid_capstyle="round")
-        axes.plot([row["mean"]], [place], "o", color=_BAR, markersize=7)
-        axes.annotate(
-            f"{row['mean']:.2f}", (row["mean"], place), (0, 7), textcoords="offset points", ha="center", size=8
-        )
-    axes.set_yticks(range(len(rows)), list(rows))
-    axes.set_ylim(len(rows) - 0.5, -0.7)
-    axes.set_xlim(0, 1.02)
-    axes.set_xlabel(label)
+    if reference is not None:
+        axes.axvline(reference, color=_INK, alpha=0.35, linewidth=1, linestyle="--")
+    for place, (mean, low, high) in enumerate(found):
+        if np.isnan(mean):
+            continue
+        axes.plot([low, high], [place, place], color=_BAR, linewidth=2, solid_capstyle="round")
+        axes.plot([mean], [place], "o", color=_BAR, markersize=7)
+        written = f"{mean:{'+' if signed else ''}.{_decimals(mean)}f}".replace("-", "−")
+        axes.annotate(written, (mean, place), (0, 7), textcoords="offset points", ha="center", size=8)
+    axes.set_yticks(range(len(rows)), [textwrap.fill(name, 32) for name in rows], parse_math=False)
+    axes.set(ylim=(len(rows) - 0.5, -0.7), xlabel=label)
     axes.grid(axis="x", alpha=0.25)
     axes.set_axisbelow(True)
     _plain(axes)
+    return figure
+
+
+def curve(lines: Mapping[str, Mapping[str, Mapping[str, float | None]]], label_x: str, label_y: str) -> Figure:
+    """Draw one line per system over the values of a facet (the place of the gold document, a length), with intervals.
+
+    Values stand equally far apart, in the order given. Where all of them are numbers the points of a line are joined.
+
+    Args:
+        lines: system -> {value -> {"mean", "low", "high"}}; a mean that is None or not finite leaves a gap.
+        label_x: what the facet is.
+        label_y: what is measured.
+
+    Raises:
+        InputError: when no line has a point.
+    """
+    from matplotlib.figure import Figure
+
+    values = list(dict.fromkeys(value for points in lines.values() for value in points))
+    found = [np.array([_interval(points.get(value, {})) for value in values]) for points in lines.values()]
+    if all(np.isnan(points).all() for points in found):
+        raise InputError("There is no point to draw a curve through.")
+    joined = "-" if all(map(_is_number, values)) else "none"
+    figure, handles = Figure(figsize=(6.4, 3.2 + 0.2 * ((len(lines) + 1) // 2)), layout="constrained"), []
+    axes = figure.add_subplot()
+    step = min(0.08, 0.5 / len(lines))  # lines stand side by side, so that intervals do not cover each other
+    for place, points in enumerate(found):
+        colour, mark = _COLOURS[place % len(_COLOURS)], _MARKS[place % len(_MARKS)]
+        at = np.arange(len(values)) + (place - (len(lines) - 1) / 2) * step
+        axes.vlines(at, points[:, 1], points[:, 2], color=colour, alpha=0.6, linewidth=1.5)
+        handles += axes.plot(at, points[:, 0], marker=mark, linestyle=joined, color=colour, markersize=5, linewidth=1.5)
+    crowded = sum(map(len, values)) > 50
+    axes.set_xticks(range(len(values)), values, rotation=45 if crowded else 0, parse_math=False)
+    axes.set(xlabel=label_x, ylabel=label_y)
+    axes.grid(axis="y", alpha=0.25)
+    axes.set_axisbelow(True)
+    names = [textwrap.fill(name, 40) for name in lines]
+    figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    _plain(axes)
+    return figure
+
+
+def heat(
+    grids: Mapping[str, Any], rows: Sequence[str], columns: Sequence[str], label_row: str, label_column: str, label: str
+) -> Figure:
+    """Draw a grid of means per system, all on one colour scale: from 0 to 1 where every mean lies there.
+
+    Args:
+        grids: system -> float array [rows, columns]; NaN where nothing was measured.
+        rows: names of the rows, first on top.
+        columns: names of the columns.
+        label_row: what the rows are.
+        label_column: what the columns are.
+        label: what is measured, beside the colours.
+
+    Raises:
+        InputError: when there is no finite value, or a grid has another shape.
+    """
+    from matplotlib.figure import Figure
+
+    arrays = {name: np.asarray(grid, np.float64) for name, grid in grids.items()}
+    for name, array in arrays.items():
+        if array.shape != (len(rows), len(columns)):
+            raise InputError(f"The grid of {name} must be [{len(rows)}, {len(columns)}], got shape {array.shape}.")
+    values = np.concatenate([array.ravel() for array in arrays.values()] or [np.empty(0)])
+    values = values[np.isfinite(values)]
+    if not values.size:
+        raise InputError("There is no value to draw a grid of.")
+    low, high = (0.0, 1.0) if values.min() >= 0 and values.max() <= 1 else (values.min(), values.max())
+    across = min(3, len(arrays))
+    down = -(-len(arrays) // across)
+    size = (across * max(1.7, 0.42 * len(columns)) + 1.6, down * (max(1.0, 0.32 * len(rows)) + 0.8))
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False).ravel()
+    for axes, (name, array) in zip(panels, arrays.items(), strict=False):
+        mesh = axes.pcolormesh(array, cmap="viridis", edgecolors="none", vmin=low, vmax=high)
+        axes.set_title(textwrap.fill(name, 24), size=9)
+        axes.set_ylim(len(rows), 0)
+        axes.set_xticks(np.arange(len(columns)) + 0.5, columns, parse_math=False)
+        axes.set_yticks(np.arange(len(rows)) + 0.5, rows, parse_math=False)
+    for axes in panels[len(arrays) :]:
+        axes.set_visible(False)
+    figure.supxlabel(label_column, size=10)
+    figure.supylabel(label_row, size=10)
+    figure.colorbar(mesh, ax=list(panels[: len(arrays)]), label=label).outline.set_visible(False)
+    for axes in panels:
+        _plain(axes)
     return figure
 
 
@@ -146,6 +259,28 @@ def tokens_html(tokens: Sequence[tuple[str, float]], largest: float | None = Non
     return "".join(parts)
 
 
+def _interval(row: Mapping[str, float | None]) -> tuple[float, float, float]:
+    """Mean and ends; all NaN without a finite mean, and an end that is missing stands at the mean."""
+    found = map(row.get, ("mean", "low", "high"))
+    mean, low, high = (np.nan if value is None else float(value) for value in found)
+    if not np.isfinite(mean):
+        return np.nan, np.nan, np.nan
+    return mean, low if np.isfinite(low) else mean, high if np.isfinite(high) else mean
+
+
+def _decimals(value: float) -> int:
+    """Three decimals below 10, then fewer, so that four digits are shown."""
+    return int(np.clip(3 - np.floor(np.log10(max(abs(value), 1.0))), 0, 3))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _integer_ticks(setter: Any, count: int) -> None:
     step = max(1, count // 8)
     setter([i + 0.5 for i in range(0, count, step)], [str(i) for i in range(0, count, step)])
@@ -157,6 +292,7 @@ def _plain(axes: Any) -> None:
         spine.set_visible(False)
     for drawn in axes.figure.findobj(lambda artist: hasattr(artist, "set_color") and hasattr(artist, "get_text")):
         drawn.set_color(_INK)
+        drawn.set_parse_math(False)  # names of systems and tasks may hold a $
     for around in axes.figure.axes:
         around.tick_params(colors=_INK, length=0)
         around.xaxis.label.set_color(_INK)

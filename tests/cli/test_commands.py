@@ -25,6 +25,8 @@ from headwater.headset import HeadSet
         ["heads", "show"],
         ["eval"],
         ["eval", "run"],
+        ["eval", "report"],
+        ["eval", "list"],
         ["models"],
     ],
 )

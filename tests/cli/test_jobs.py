@@ -11,7 +11,7 @@ import pytest
 import headwater as hw
 from headwater.data import world
 from headwater.evaluate import demo, main_job
-from headwater.evaluate.tasks import head_scorer
+from headwater.evaluate.questions import head_scorer
 from headwater.headset import HeadSet
 from headwater.rank.qr import QRRetriever
 
@@ -55,13 +55,13 @@ def test_eval_run_resumes_and_fills_its_page(call: Any, tmp_path: Path, model_fo
     page = tmp_path / "main.md"
     page.write_text(PAGE, encoding="utf-8")
     output = tmp_path / "run"
-    arguments = ["eval", "run", "--output", output, "--model", model_folder, "--questions", 4]
+    arguments = ["eval", "run", "--suite", "main", "--output", output, "--model", model_folder, "--questions", 4]
     first = call(*arguments, "--page", page)
     assert first.exit_code == 0, first.stderr
     text = page.read_text(encoding="utf-8")
     assert "old" not in text
     assert "| QR heads |" in text
-    assert f"headwater eval run --output {output}" in text  # what was typed
+    assert f"headwater eval run --suite main --output {output}" in text  # what was typed
     lines = (output / "ranking.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     assert len(lines) == 4
     before = json.loads((output / "summary.json").read_text(encoding="utf-8"))

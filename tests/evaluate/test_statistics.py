@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from headwater.errors import InputError
-from headwater.evaluate.statistics import mean_interval, paired_difference
+from headwater.evaluate.statistics import holm, mean_interval, paired_difference
 
 
 def slow_interval(values: list[float], groups: list[str], resamples: int, seed: int) -> tuple[float, float]:
@@ -56,7 +56,14 @@ def test_paired_difference_is_the_interval_of_the_differences() -> None:
     b, _ = sample(2)
     b = [v * 0.5 for v in b]
     both = paired_difference(a, b, groups, seed=3)
-    assert both == mean_interval(np.array(a) - np.array(b), groups, seed=3)
+    alone = mean_interval(np.array(a) - np.array(b), groups, seed=3)
+    assert (both.mean, both.low, both.high, both.n, both.groups) == (
+        alone.mean,
+        alone.low,
+        alone.high,
+        alone.n,
+        alone.groups,
+    )
     assert both.low > 0
 
 
@@ -89,3 +96,60 @@ def test_bad_input(values: list[float], groups: list[str] | None, message: str) 
 def test_unpaired_lengths() -> None:
     with pytest.raises(InputError, match="one length"):
         paired_difference([1.0], [1.0, 2.0])
+
+
+def test_seeds_are_resampled_with_the_clusters() -> None:
+    rng = np.random.default_rng(0)
+    groups = [i // 5 for i in range(60)]
+    steady = np.tile(rng.random(60), (4, 1))
+    moving = steady + np.array([[-0.3], [-0.1], [0.1], [0.3]])
+    one, all_alike, apart = (
+        mean_interval(steady[0], groups),
+        mean_interval(steady, groups),
+        mean_interval(moving, groups),
+    )
+    assert all_alike.mean == pytest.approx(one.mean)
+    assert all_alike.low == pytest.approx(one.low, abs=0.01)
+    assert apart.mean == pytest.approx(one.mean)
+    assert apart.high - apart.low > 1.5 * (one.high - one.low)
+
+
+def test_seeds_against_a_slow_loop() -> None:
+    draw, rng = random.Random(4), np.random.default_rng(4)
+    groups = [0, 0, 1, 2, 2, 2, 3, 4]
+    values = rng.random((3, 8))
+    means = []
+    for _ in range(4000):
+        seeds = [draw.randrange(3) for _ in range(3)]
+        chosen = [draw.randrange(5) for _ in range(5)]
+        pooled = [values[s, i] for s in seeds for g in chosen for i in range(8) if groups[i] == g]
+        means.append(sum(pooled) / len(pooled))
+    fast = mean_interval(values, groups, resamples=4000)
+    low, high = np.percentile(means, [2.5, 97.5])
+    assert (fast.low, fast.high) == (pytest.approx(low, abs=0.015), pytest.approx(high, abs=0.015))
+
+
+def test_p_value_and_detectable_difference() -> None:
+    rng = np.random.default_rng(1)
+    noise = rng.normal(0, 1, 400)
+    none, clear = paired_difference(noise, np.zeros(400)), paired_difference(noise + 1, np.zeros(400))
+    assert none.p > 0.05
+    assert clear.p < 0.001
+    assert none.detectable == pytest.approx(2.8 / 20, rel=0.15)  # (1.96 + 0.84) standard errors of 1 / sqrt(400)
+    same = paired_difference([1.0, 0.0], [1.0, 0.0])
+    assert (same.mean, same.p, same.detectable) == (0, 1, 0)
+
+
+def test_the_detectable_difference_is_found_four_times_in_five() -> None:
+    rng = np.random.default_rng(2)
+    size = paired_difference(rng.normal(0, 1, 100), np.zeros(100), resamples=2000).detectable
+    found = [paired_difference(rng.normal(size, 1, 100), np.zeros(100), resamples=500).low > 0 for _ in range(200)]
+    assert np.mean(found) == pytest.approx(0.8, abs=0.1)
+
+
+def test_holm_by_hand() -> None:
+    assert holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06})
+    assert holm({"a": 0.9, "b": 0.8}) == {"a": 1.0, "b": 1.0}
+    assert holm({}) == {}
+    with pytest.raises(InputError, match="between 0 and 1"):
+        holm({"a": 1.5})

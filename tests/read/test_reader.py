@@ -16,8 +16,9 @@ DOCUMENTS = ["Algiers is a city.", "Paris too."]
 
 def random_reader(max_new_tokens: int) -> Reader:
     lm = random_lm()
-    # A checkpoint that samples by default must still be read greedily.
+    # A checkpoint that samples or punishes repetition by default must still be read greedily.
     lm.model.generation_config.do_sample, lm.model.generation_config.temperature = True, 0.3
+    lm.model.generation_config.repetition_penalty = 5.0
     return Reader(lm, max_new_tokens)
 
 
@@ -58,6 +59,34 @@ def test_greedy_is_the_argmax_of_the_whole_prompt_each_time() -> None:
     assert reading.text == lm.tokenizer.decode(new, skip_special_tokens=True).strip().split("\n")[0].strip()
 
 
+def test_recall_is_the_argmax_of_the_question_alone() -> None:
+    reader = random_reader(max_new_tokens=8)
+    lm = reader.lm
+    ids = reader._template.alone("  Which city? ")
+    assert lm.tokenizer.decode(ids) == "<bos>Query: Which city?\nAnswer:"
+    reading = reader.recall("Which city?")
+    assert reading.prompt_tokens == len(ids)
+    new: list[int] = []
+    with torch.no_grad():
+        for _ in range(8):
+            new.append(int(lm.model(torch.tensor([ids + new])).logits[0, -1].argmax()))
+            if new[-1] == lm.tokenizer.eos_token_id or "\n" in lm.tokenizer.decode(new).lstrip():
+                break
+    assert reading.text == lm.tokenizer.decode(new, skip_special_tokens=True).strip().split("\n")[0].strip()
+
+
+def test_recall_streams_and_keeps_reasoning_apart() -> None:
+    lm = scripted_lm("<think>Paris?</think>Algiers\nmore", ends=True)
+    lm.tokenizer.chat_template = "<u>{% for m in messages %}{{ m['content'] }}{% endfor %}</u>{# <think> #}"
+    heard: list[str] = []
+    reader = Reader(lm, max_new_tokens=17)
+    assert lm.tokenizer.decode(reader._template.alone("<eos>?")) == "<u>Query: <eos>?</u>"
+    assert lm.tokenizer.eos_token_id not in reader._template.alone("<eos>?")
+    reading = reader.recall("Which city?", heard.append)
+    assert (reading.text, reading.reasoning) == ("Algiers", "Paris?")
+    assert "".join(heard).strip() == "Algiers"
+
+
 @pytest.mark.parametrize(
     ("said", "ends", "text", "finished"),
     [
@@ -91,6 +120,10 @@ def test_bad_input() -> None:
     with pytest.raises(ContextOverflowError, match="reads 512") as caught:
         reader.read("q?", ["long text " * 100])
     assert caught.value.tokens > caught.value.limit == 512
+    with pytest.raises(InputError, match="blank"):
+        reader.recall(" ")
+    with pytest.raises(ContextOverflowError, match="shorten it"):
+        reader.recall("long question " * 100)
 
 
 @pytest.mark.parametrize(

@@ -54,11 +54,11 @@ def training_texts(prompts, count, seed=0):
     try:
         draw = random.Random(seed)
         for turn in range(count):
-            prompts.documents(
-                draw, draw.randint(1, 12), 8, draw.choice(("state", "quote", "read")), known=turn % 3 == 0
-            )
+            task, edited = draw.choice(("state", "quote", "read")), (None, 0.05, 0.0)[turn % 3]
+            prompts.documents(draw, draw.randint(1, 12), 8, task, edited)
             prompts.closed_book(draw, 8)
             prompts.noise(draw, draw.randint(1, 8), 8)
+            prompts.conflict(draw, draw.randint(1, 3), 0.5)
     finally:
         del prompts.encode
     return seen
@@ -237,3 +237,5 @@ def test_the_schedule_of_the_learning_rate():
     assert train.factor(0, 1000) == pytest.approx(0.01)
     assert train.factor(500, 1000) == pytest.approx(0.5)
     assert train.factor(999, 1000) == pytest.approx(0.001)
+    assert train.factor(400, 1000, 0.5) == 1
+    assert train.factor(750, 1000, 0.5) == pytest.approx(0.5)

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from headwater.cli import options
-from headwater.cli.console import command_line, emit, note, out
+from headwater.cli.console import command_line, emit, note, out, progress
 from headwater.cli.demo import stages
+from headwater.errors import InputError
 
-app = typer.Typer(help="Run measured experiments.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from headwater.evaluate.config import BenchConfig
+
+app = typer.Typer(help="Run measured experiments, and report them.", no_args_is_help=True)
 
 EXAMPLES = """
 Examples:
 
-  headwater eval run --suite main --output runs/main
+  headwater eval run --task world-ranking --method qr --method icr --method bm25 --output runs/ranking
+
+  headwater eval run --task dl19 --task squad2 --data my/data --limit 100 --output runs/bench
+
+  headwater eval run --task rerank:my/beir --method first-stage --method cross-encoder:my/model --output runs/mine
+
+  headwater eval run --config bench.yaml --output runs/bench
 
   headwater eval run --suite main --output docs/results/main --page docs/results/main.md
 """
@@ -32,8 +42,28 @@ class Suite(str, Enum):
 @app.command("run", epilog=EXAMPLES)
 def run(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run; running again goes on there.")],
-    suite: Annotated[Suite, typer.Option("--suite", help="Which experiment.")] = Suite.main,
-    questions: Annotated[int, typer.Option("--questions", min=2, help="Held-out questions to rank and to read.")] = 600,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", help="YAML with tasks, methods, model, data, seeds, limit, baseline."),
+    ] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option("--task", "-t", help="A task (see `headwater eval list`), FORM:PATH, or 'all'; repeatable."),
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option("--method", help="A method; repeatable. Default: every one that fits and needs no model id."),
+    ] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="Folder of data sets, for tasks that need one.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Examples per task, a fixed sample.")] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many seeds, for methods that draw.")] = 3,
+    baseline: Annotated[
+        str | None, typer.Option("--baseline", help="The method others are compared with. Default: the first.")
+    ] = None,
+    suite: Annotated[Suite | None, typer.Option("--suite", help="A fixed experiment instead of tasks.")] = None,
+    questions: Annotated[
+        int, typer.Option("--questions", min=2, help="Of --suite main: held-out questions to rank and to read.")
+    ] = 600,
     page: Annotated[
         list[Path] | None,
         typer.Option("--page", help="A markdown page whose marked tables are written from the summary; repeatable."),
@@ -41,31 +71,148 @@ def run(
     model: options.Model = "tiny",
     seed: options.Seed = 0,
     top_k: Annotated[
-        int | None, typer.Option("--top-k", "-k", min=1, help="Number of heads. Default: by size.")
+        int | None, typer.Option("--top-k", "-k", min=1, help="Of --suite main: number of heads. Default: by size.")
     ] = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
     json_output: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Run an experiment: per-query JSONL, head sets, configuration and summary.json in one folder."""
-    from headwater.evaluate.tables import check_page, fill_page, markdown
+    """Run methods on tasks, or a fixed experiment: per-query files, configuration and summary.json in one folder."""
+    from headwater.evaluate.tables import check_page, fill_page
 
+    if sum((config is not None, bool(task), suite is not None)) != 1:
+        raise InputError("Say what to run: --task (repeatable), --config FILE, or --suite main.")
     for each in page or []:
         check_page(each)
-    options.writable_folder(output)
-    lm = options.load_model(model, device, dtype, quiet)
+    if suite is None:
+        seeds_of = tuple(range(seed, seed + seeds))
+        chosen = _config(config, task or [], method, model, data, seeds_of, limit, baseline, device, dtype)
+        summary, tables = _bench(output, chosen, quiet)
+    else:
+        options.writable_folder(output)
+        lm = options.load_model(model, device, dtype, quiet)
+        summary, tables = _main_job(output, questions, top_k, seed, lm, quiet)
+    for each in page or []:
+        fill_page(each, tables)
+        note(f"Tables of {each} written.", quiet)
+    if json_output:
+        emit(summary)
+        return
+    for name, table in tables.items():
+        out.print(f"{name}\n\n{table}\n", markup=False, soft_wrap=True)
+    note(f"Everything is in {output}.", quiet)
+    if suite is None:
+        note(f"Tables, plots and a page of it: headwater eval report {output}", quiet)
+
+
+@app.command("report", epilog="Example:\n\n  headwater eval report runs/bench")
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    json_output: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Write report.html, tables.md, tables.tex, tables.csv and plots of a run made with --task or --config."""
+    from headwater.evaluate.bench_report import write_bench_report
+
+    with progress("drawing", quiet) as step:
+        written = write_bench_report(folder, step)
+    if json_output:
+        emit([str(path) for path in written])
+        return
+    for path in written:
+        out.print(str(path), markup=False, soft_wrap=True)
+
+
+@app.command("list", epilog="Example:\n\n  headwater eval list --data my/data")
+def list_all(
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder of data sets; says which tasks it can run.")
+    ] = None,
+    json_output: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """List tasks and methods."""
+    from headwater.evaluate.catalogue import FORMS, METHODS, TASKS
+
+    tasks = {
+        name: {"kind": FORMS[task.form].kind, "about": task.about, "needs": task.needs, "ready": _ready(task, data)}
+        for name, task in TASKS.items()
+    }
+    methods = {
+        name + (f":{method.argument}" if method.argument else ""): {
+            "kinds": sorted(method.kinds),
+            "about": method.about,
+        }
+        for name, method in METHODS.items()
+    }
+    if json_output:
+        emit({"tasks": tasks, "forms": sorted(FORMS), "methods": methods})
+        return
+    out.print("Tasks\n", markup=False)
+    for name, task in tasks.items():
+        mark = " " if task["ready"] else "-"
+        out.print(f"{mark} {name:<18} {task['kind']:<8} {task['about']}", markup=False, soft_wrap=True)
+    out.print(
+        "\n- needs --data. With data of your own: rerank:FOLDER, search:FOLDER (BEIR), squad:FILE, perplexity:FILE."
+    )
+    out.print("\nMethods\n", markup=False)
+    for name, entry in methods.items():
+        out.print(f"  {name:<18} {', '.join(entry['kinds']):<16} {entry['about']}", markup=False, soft_wrap=True)
+
+
+def _ready(task: Any, data: Path | None) -> bool:
+    return all(data is not None and (data / need).exists() for need in task.needs)
+
+
+def _config(
+    path: Path | None,
+    tasks: list[str],
+    methods: list[str] | None,
+    model: str,
+    data: Path | None,
+    seeds: tuple[int, ...],
+    limit: int | None,
+    baseline: str | None,
+    device: str | None,
+    dtype: str | None,
+) -> BenchConfig:
+    """The configuration of the file, or of the flags."""
+    from headwater.evaluate.catalogue import METHODS, TASKS, build_task
+    from headwater.evaluate.config import BenchConfig, read_config
+
+    if path is not None:
+        return read_config(path)
+    if "all" in tasks:
+        tasks = [name for name, task in TASKS.items() if _ready(task, data)]
+    if methods is None:
+        kinds = {build_task(name, data).kind for name in tasks}
+        methods = [name for name, method in METHODS.items() if not method.argument and kinds & method.kinds]
+    given = None if data is None else str(data)
+    return BenchConfig(tuple(tasks), tuple(methods), model, given, seeds, limit, baseline, device, dtype)
+
+
+def _bench(output: Path, config: BenchConfig, quiet: bool) -> tuple[dict[str, Any], dict[str, str]]:
+    """Summary of a benchmark, and its headline figures."""
+    from headwater.evaluate import bench
+    from headwater.evaluate.bench_tables import headlines
+
+    def load() -> Any:
+        return options.load_model(config.model, config.device, config.dtype, quiet)
+
+    with stages(quiet) as stage:
+        summary = bench.run(config, output, load, stage, command_line())
+    return summary, {"bench": headlines(summary)}
+
+
+def _main_job(
+    output: Path, questions: int, top_k: int | None, seed: int, lm: Any, quiet: bool
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Summary and tables of the main experiment."""
     from headwater.evaluate import main_job
+    from headwater.evaluate.tables import markdown
 
     settings = main_job.Settings(questions=questions, readings=questions, top_k=top_k, seed=seed)
     with stages(quiet) as stage:
         summary = main_job.run(lm, output, settings, stage, command_line())
-    for each in page or []:
-        fill_page(each, markdown(summary))
-        note(f"Tables of {each} written.", quiet)
-    if json_output:
-        emit(summary)
-    else:
-        for name, table in markdown(summary).items():
-            out.print(f"{name}\n\n{table}\n", markup=False, soft_wrap=True)
-        note(f"Everything is in {output}.", quiet)
+    return summary, markdown(summary)

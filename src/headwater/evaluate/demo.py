@@ -11,7 +11,7 @@ from headwater.data.documents import Document
 from headwater.evaluate.files import made_with
 from headwater.evaluate.main_job import ALL, QR, RANDOM, Progress, no_progress, summarise_ranking, summarise_reading
 from headwater.evaluate.metrics import require
-from headwater.evaluate.tasks import KEYWORDS, head_scorer, keyword_scorer, rank_questions, read_questions
+from headwater.evaluate.questions import KEYWORDS, head_scorer, keyword_scorer, rank_questions, read_questions
 from headwater.heads import QueryFocusedHeads, RandomHeads
 from headwater.headset import HeadSet
 from headwater.pipeline import Pipeline

@@ -21,8 +21,8 @@ from headwater.data import world
 from headwater.data.documents import RankingExample
 from headwater.evaluate.files import Lines, made_with, same_run, write_json
 from headwater.evaluate.metrics import per_query, require
+from headwater.evaluate.questions import KEYWORDS, Step, head_scorer, keyword_scorer, rank_questions, read_questions
 from headwater.evaluate.statistics import mean_interval, paired_difference
-from headwater.evaluate.tasks import KEYWORDS, Step, head_scorer, keyword_scorer, rank_questions, read_questions
 from headwater.heads import QueryFocusedHeads, RandomHeads
 from headwater.headset import HeadSet
 from headwater.prompt import prompt_template

@@ -1,12 +1,13 @@
 """Per-query retrieval metrics through ir_measures (trec_eval semantics), and answer match counts.
 
-Rankings come in as ordered ids, so ties are broken by whoever made the ranking (our rankers: input position, which
-the experiments shuffle). A query without a ranking counts zero. Identical ids of query and document are kept.
+Rankings come in as ordered ids, so ties are broken by whoever made the ranking: our rankers by input position, which
+the experiments shuffle; run files by `trec_order`. A query without a ranking counts zero. Whether a document with its
+query's id is kept is up to the task.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -69,6 +70,11 @@ def per_query(
         for value in ir_measures.iter_calc(parsed, {q: dict(g) for q, g in qrels.items()}, run):
             out[names[value.measure]][value.query_id] = float(value.value)
     return out
+
+
+def trec_order(pairs: Iterable[tuple[str, float]]) -> list[str]:
+    """Document ids of a scored list as trec_eval orders them: by score in single precision, ties by id, last first."""
+    return [name for name, _ in sorted(pairs, key=lambda pair: (np.float32(pair[1]), pair[0].encode()), reverse=True)]
 
 
 def order(scores: np.ndarray) -> list[int]:

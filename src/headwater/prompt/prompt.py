@@ -114,6 +114,14 @@ class PromptTemplate:
         pieces = (self.instruction, self.separator, "Query:", " " + check_query(query))
         return [*(token for piece in pieces for token in self.encode(piece)), *self.suffix]
 
+    def alone(self, query: str) -> list[int]:
+        """Header, query and suffix: the query without documents, and so without an instruction that speaks of them.
+
+        Raises:
+            InputError: a blank query.
+        """
+        return [*self.header, *self.encode("Query:"), *self.encode(" " + check_query(query)), *self.suffix]
+
     @cached_property
     def fingerprint(self) -> str:
         """Sixteen hex digits that change with anything the prompt is made of besides documents and query."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from headwater.data.documents import DocumentLike, as_documents, check_query
 from headwater.errors import ContextOverflowError, InputError
-from headwater.model.memory import within_memory
+from headwater.model.greedy import Against, end_ids, greedy
 from headwater.prompt.prompt import prompt_template
 
 if TYPE_CHECKING:
@@ -90,56 +90,55 @@ class Reader:
         shown = [document for document in as_documents(documents) if not document.blank]
         if not shown:
             raise InputError("There is nothing to read: every document is blank.")
-        ids = list(self._template.prefix(shown).ids) + list(self._template.tail(question))
-        limit, needed = self.lm.max_length, len(ids) + self.max_new_tokens
+        ids = [*self._template.prefix(shown).ids, *self._template.tail(question)]
+        self._check_length(len(ids), f"Reading {len(shown)} documents", "give fewer or shorter documents")
+        return self._answer(ids, on_text, self._against(question))
+
+    def recall(self, question: str, on_text: OnText | None = None) -> Reading:
+        """Answer one question without any documents, from what the model knows by heart (closed book).
+
+        The prompt is the question alone (`PromptTemplate.alone`): the instruction speaks of documents.
+
+        Args:
+            question: the question.
+            on_text: called with each new piece of the answer while it is generated.
+
+        Raises:
+            InputError: for a blank question.
+            ContextOverflowError: when prompt and answer are longer than the model reads.
+        """
+        ids = self._template.alone(question)
+        self._check_length(len(ids), "The question", "shorten it")
+        return self._answer(ids, on_text, None)
+
+    def _against(self, question: str) -> Against | None:
+        """What answers from documents are contrasted with; here nothing."""
+        return None
+
+    def _check_length(self, tokens: int, what: str, remedy: str) -> None:
+        limit, needed = self.lm.max_length, tokens + self.max_new_tokens
         if limit is not None and needed > limit:
             raise ContextOverflowError(
-                f"Reading {len(shown)} documents takes {len(ids)} tokens and {self.max_new_tokens} for the answer, but "
-                f"{self.lm.name} reads {limit}; give fewer or shorter documents.",
+                f"{what} takes {tokens} tokens and {self.max_new_tokens} for the answer, but {self.lm.name} reads "
+                f"{limit}; {remedy}.",
                 tokens=needed,
                 limit=limit,
             )
+
+    def _answer(self, ids: list[int], on_text: OnText | None, against: Against | None) -> Reading:
+        """Generate behind a prompt, up to the end of the answer's first line."""
+        limit, needed = self.lm.max_length, len(ids) + self.max_new_tokens
         thinking = self.max_thinking_tokens if limit is None else min(self.max_thinking_tokens, limit - needed)
         room = self.max_new_tokens + thinking
         watch = _Watch(self.lm.tokenizer, len(ids), self.max_new_tokens, self._opened, on_text)
-        new = self._generate(ids, room, watch)
+        new = greedy(self.lm, ids, room, against, stopping_criteria=[watch.stop], logits_processor=[watch.note])
         answer, reasoning = watch.split(new)
-        ended = bool(new and new[-1] in self._end_ids())
+        ended = bool(new and new[-1] in end_ids(self.lm))
         line = answer.strip().split("\n")[0].strip()
         unlimited = len(new) < room and not watch.full
         return Reading(
             line, len(ids), unlimited or ended or "\n" in answer.strip(), watch.confidence(len(new)), reasoning.strip()
         )
-
-    def _end_ids(self) -> list[int]:
-        """End-of-sequence ids of the tokenizer and of the checkpoint's own generation settings."""
-        own = getattr(getattr(self.lm.model, "generation_config", None), "eos_token_id", None)
-        listed = list(own) if isinstance(own, (list, tuple)) else [own]
-        return sorted({int(i) for i in [*listed, self.lm.tokenizer.eos_token_id] if i is not None})
-
-    def _generate(self, ids: list[int], room: int, watch: _Watch) -> list[int]:
-        """Greedy continuation as token ids; sampling settings of the checkpoint are left aside."""
-        import torch
-        from transformers import GenerationConfig
-
-        ends = self._end_ids()
-        pad = self.lm.tokenizer.pad_token_id
-        config = GenerationConfig(
-            max_new_tokens=room,
-            do_sample=False,
-            eos_token_id=ends or None,
-            pad_token_id=pad if pad is not None else (ends[0] if ends else 0),
-        )
-        inputs = torch.tensor([ids], device=self.lm.device)
-        with torch.inference_mode(), within_memory(f"reading {len(ids)} tokens"):
-            out = self.lm.model.generate(
-                inputs,
-                attention_mask=torch.ones_like(inputs),
-                generation_config=config,
-                stopping_criteria=[watch.stop],
-                logits_processor=[watch.note],
-            )
-        return [int(i) for i in out[0, len(ids) :]]
 
 
 class _Watch:

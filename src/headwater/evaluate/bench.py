@@ -1,0 +1,230 @@
+"""The benchmark: methods on tasks, one folder per run, resumable at any point.
+
+| file | what |
+|---|---|
+| config.yaml | the resolved configuration |
+| run.json, weights.json | what the folder belongs to: another model, limit or version is refused |
+| items/TASK.jsonl | query or question, answers, relevant documents, facets |
+| queries/TASK/METHOD.jsonl | per item: output, scores, cost (METHOD-seedN for methods that draw) |
+| queries/TASK/METHOD.json | the method's settings: heads, weights, k1 and b |
+| runs/TASK/METHOD.trec | rankings as TREC runs |
+| summary.json | means, intervals, differences, cost |
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import headwater
+from headwater.data.documents import Document
+from headwater.errors import HeadwaterError, InputError
+from headwater.evaluate.bench_records import file_stem
+from headwater.evaluate.catalogue import METHODS, Method, build_task, method_named
+from headwater.evaluate.config import BenchConfig
+from headwater.evaluate.cost import measured
+from headwater.evaluate.files import Lines, made_with, same_run, write_json, write_page
+from headwater.evaluate.main_job import Progress, no_progress
+from headwater.evaluate.metrics import require
+from headwater.evaluate.summary import Results, summarise_task
+from headwater.evaluate.systems.system import System
+from headwater.evaluate.tasks.task import Task, sample
+
+if TYPE_CHECKING:
+    from headwater.model.lm import LanguageModel
+
+SHOWN, SNIPPET = 3, 240  # documents that a record shows of a ranking, and characters of each
+RELEVANT = 20  # relevant documents that an item lists at most
+ORDERS = ("ranking", "search")
+
+
+class Once:
+    """The model under test, loaded when it is first asked for; a folder keeps to the weights it began with."""
+
+    def __init__(self, load: Callable[[], LanguageModel], weights: Path) -> None:
+        """Keep how it is loaded, and the file that names its weights."""
+        self.load, self.weights = load, weights
+        self.value: LanguageModel | None = None
+
+    def __call__(self) -> LanguageModel:
+        """The model.
+
+        Raises:
+            InputError: when the folder's results are those of other weights.
+        """
+        if self.value is None:
+            self.value = self.load()
+            same_run(self.weights, {"fingerprint": self.value.fingerprint, "dtype": str(self.value.dtype)})
+        return self.value
+
+
+def run(
+    config: BenchConfig,
+    output: str | Path,
+    load: Callable[[], LanguageModel],
+    progress: Progress = no_progress,
+    command: str = "headwater eval run",
+) -> dict[str, Any]:
+    """Run a benchmark, or what is left of it.
+
+    Args:
+        config: what is run.
+        output: folder of the run.
+        load: gives the model; called only where a method needs it.
+        progress: called with a label, gives a function of (done, total).
+        command: written into the summary.
+
+    Returns:
+        The summary.
+
+    Raises:
+        InputError: unknown tasks or methods, missing data, or a folder that holds another run.
+    """
+    require()
+    folder = Path(output)
+    data = None if config.data is None else Path(config.data)
+    if data is not None and not data.is_dir():
+        raise InputError(f"There is no data folder {config.data!r}.")
+    methods = {name: method_named(name) for name in config.methods}
+    tasks = [build_task(wanted, data) for wanted in config.tasks]
+    _check(tasks, methods)
+    # all data are read before anything is written or computed: what is wrong with the last task shows now
+    loaded = [(task, sample(task.load(), config.limit, task.name)) for task in tasks]
+    model = Once(load, folder / "weights.json")
+    identity = {"model": config.model, "dtype": config.dtype, "limit": config.limit, "headwater": headwater.__version__}
+    same_run(folder / "run.json", identity)
+    summary: dict[str, Any] = {"tasks": {}}
+    for task, items in loaded:
+        same_run(folder / "items" / f"{task.name}.json", task.definition)
+        _write_items(folder, task, items)
+        results = {
+            name: _run_method(folder, task, items, name, config.seeds, model, progress)
+            for name, (method, _) in methods.items()
+            if task.kind in method.kinds
+        }
+        summary["tasks"][task.name] = summarise_task(task, items, results, config.baseline)
+    summary["not_run"] = [
+        {"task": "all", "system": kind, "why": f"no model was given: --method {kind}:ID"}
+        for kind in ("dense", "cross-encoder")
+        if not any(name.startswith(f"{kind}:") for name in methods)
+    ]
+    summary["config"] = config.as_dict()
+    used = json.loads(model.weights.read_text(encoding="utf-8")) if model.weights.exists() else {}
+    summary["made"] = made_with(command, config.model, config.seeds[0], **used)
+    write_page(folder / "config.yaml", _yaml(config.as_dict()))
+    write_json(folder / "summary.json", summary)
+    return summary
+
+
+def _check(tasks: Sequence[Task], methods: Mapping[str, tuple[Method, str]]) -> None:
+    """Refuse tasks of one name, and tasks that none of the methods can do."""
+    names = [task.name for task in tasks]
+    if len(set(names)) < len(names):
+        raise InputError("Two tasks have one name in results; give one of them a name of its own.")
+    for task in tasks:
+        if not any(task.kind in method.kinds for method, _ in methods.values()):
+            fit = [name for name, method in METHODS.items() if task.kind in method.kinds]
+            raise InputError(f"None of the methods can do {task.name} ({task.kind}); {', '.join(fit)} can.")
+
+
+def _run_method(
+    folder: Path, task: Task, items: Sequence[Any], name: str, seeds: Sequence[int], model: Once, progress: Progress
+) -> Results:
+    """Records of a method on a task, one list per seed, each finished item read back from disk."""
+    method, argument = method_named(name)
+    results = Results()
+    for seed in seeds if method.seeded else seeds[:1]:
+        stem = file_stem(name, seed if method.seeded else None)
+        lines = Lines(folder / "queries" / task.name / f"{stem}.jsonl")
+        settings = lines.path.with_suffix(".json")
+        left = [item for item in items if item.id not in lines.done]
+        step = progress(f"{task.name}: {stem}")
+        if left or not settings.exists():
+            lm = model() if method.uses_model else None
+            system = method.make(model, seed, argument)
+            system.prepare(task, items)
+            write_json(settings, system.describe())
+            for done, item in enumerate(left):
+                step(len(items) - len(left) + done, len(items))
+                lines.add(_record(task, item, system, lm))
+        step(len(items), len(items))
+        records = [lines.done[item.id] for item in items]
+        if task.kind in ORDERS:
+            _write_trec(folder / "runs" / task.name / f"{stem}.trec", records, stem)
+        results.add(seed if method.seeded else None, records, json.loads(settings.read_text(encoding="utf-8")))
+    return results
+
+
+def _record(task: Task, item: Any, system: System, lm: LanguageModel | None) -> dict[str, Any]:
+    """Run one item. What cannot be run (a prompt that does not fit) scores zero and says why."""
+    record: dict[str, Any] = {"id": item.id, "group": item.group, "error": None}
+    system.details = {}
+    with measured(lm) as cost:
+        try:
+            output = [] if task.kind == "ranking" and not item.documents else system.run(item)
+        except HeadwaterError as error:
+            if task.kind == "text":
+                raise
+            output, record["error"] = None, str(error)
+    if output is None:
+        empty = {"reading": "", "choice": [0.0] * len(getattr(item, "options", ()))}.get(task.kind, [])
+        record["scores"] = dict.fromkeys(task.score(item, empty), 0.0)
+    else:
+        record["scores"] = task.score(item, output)
+    record["output"] = output
+    if task.kind in ORDERS:
+        record["shown"] = _shown(task, item, (output or [])[:SHOWN])
+    record["details"] = dict(system.details)
+    record["cost"] = cost.as_dict()
+    return record
+
+
+def _shown(task: Task, item: Any, names: Sequence[str]) -> list[list[str]]:
+    """Id, title and the beginning of the text of documents; empty strings for documents that the task lacks."""
+    known: Mapping[str, Document] = task.by_id or {str(d.id): d for d in item.documents}
+    out = []
+    for name in names:
+        document = known.get(name)
+        text = "" if document is None else " ".join(document.text.split())
+        out.append([name, (document.title or "") if document else "", text[:SNIPPET]])
+    return out
+
+
+def _write_items(folder: Path, task: Task, items: Sequence[Any]) -> None:
+    """What each item asks and expects, for reports."""
+    lines = []
+    for item in items:
+        relevant = task.relevant(item)[:RELEVANT]
+        lines.append(
+            {
+                "id": item.id,
+                "group": item.group,
+                "query": next(
+                    (getattr(item, n) for n in ("query", "question", "prompt", "text") if hasattr(item, n)), ""
+                ),
+                "answers": list(getattr(item, "answers", ())),
+                "relevant": _shown(task, item, relevant) if relevant else [],
+                "facets": dict(item.facets),
+            }
+        )
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    write_page(folder / "items" / f"{task.name}.jsonl", text)
+
+
+def _write_trec(path: Path, records: Sequence[Mapping[str, Any]], name: str) -> None:
+    """The rankings as a TREC run; scores count down, so that every reader orders them the same way."""
+    rows = [
+        f"{record['id']} Q0 {document} {place + 1} {len(record['output']) - place} {name}\n"
+        for record in records
+        for place, document in enumerate(record["output"] or ())
+    ]
+    write_page(path, "".join(rows))
+
+
+def _yaml(value: Mapping[str, Any]) -> str:
+    import yaml
+
+    text: str = yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True)
+    return text
