@@ -181,14 +181,25 @@ def test_the_model_is_loaded_only_where_it_is_needed(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_the_model_counts_zero_and_says_so(tmp_path: Path) -> None:
-    def short() -> LanguageModel:
-        return random_lm(max_position_embeddings=64)
+    """A model of 400 tokens answers questions alone, but few beside documents."""
+    tasks = ({"task": "world-noise", "n": 6, "documents": 4},)
+    summary = bench.run(small(tasks=tasks, methods=("read",)), tmp_path, lambda: random_lm(max_position_embeddings=400))
+    system = summary["tasks"]["world-noise"]["systems"]["read"]
+    lines = (tmp_path / "queries/world-noise/read.jsonl").read_text(encoding="utf-8").splitlines()
+    failed = [record for record in map(json.loads, lines) if record["error"] is not None]
+    assert 0 < len(failed) == system["failed"] < 12
+    assert all("reads 400" in record["error"] and not any(record["scores"].values()) for record in failed)
 
-    summary = bench.run(small(tasks=TASKS_OF_THE_WORLD[2:], methods=("read",)), tmp_path, short)
-    system = summary["tasks"]["world-gold-1"]["systems"]["read"]
-    assert (system["failed"], system["metrics"]["EM"]["mean"]) == (4, 0)
-    line = (tmp_path / "queries/world-gold-1/read.jsonl").read_text(encoding="utf-8").splitlines()[0]
-    assert "reads 64" in json.loads(line)["error"]
+
+def test_a_method_that_cannot_run_at_all_is_listed_as_such(tmp_path: Path) -> None:
+    summary = bench.run(
+        small(tasks=TASKS_OF_THE_WORLD[2:], methods=("read", "no-context")),
+        tmp_path,
+        lambda: random_lm(max_position_embeddings=200),
+    )
+    assert list(summary["tasks"]["world-gold-1"]["systems"]) == ["no-context"]
+    assert summary["not_run"][0]["system"] == "read"
+    assert "reads 200" in summary["not_run"][0]["why"]
 
 
 def test_every_named_task_has_a_form_that_takes_its_arguments(tmp_path: Path) -> None:

@@ -126,21 +126,25 @@ def test_a_packed_prompt_equals_its_questions_asked_alone(prompts):
 
 
 def test_the_start_looks_back_and_matches_two_tokens():
-    shape = tiny.Shape()
-    model = tiny.build(shape, 512, 0)
-    model.set_attn_implementation("eager")
-    ids = torch.randperm(500)[:24] + 3
     first, second = 100, 101  # the only pair: after it comes the answer; each of the two also stands with another
-    ids[4], ids[5] = first, second
-    ids[10], ids[14], ids[23] = first, second, second
-    ids[22] = first
-    maps = [layer[0] for layer in model(input_ids=ids[None], output_attentions=True).attentions[:2]]
-    places = torch.arange(8, 24)
-    for head, (back, width) in enumerate(tiny.LOOK_BACK):
-        if not width:
-            assert (maps[0][head, places].argmax(-1) == places - back).all()
-    row = maps[1][0, 23]
-    assert row[6] > row[15] > row[8]  # after the pair, after the second token alone, elsewhere
+    rows = []
+    for seed in range(8):
+        model = tiny.build(tiny.Shape(), 512, seed)
+        model.set_attn_implementation("eager")
+        ids = torch.randperm(400, generator=torch.Generator().manual_seed(seed))[:24] + 110
+        ids[4], ids[5] = first, second
+        ids[10], ids[14], ids[23] = first, second, second
+        ids[22] = first
+        with torch.no_grad():
+            maps = [layer[0] for layer in model(input_ids=ids[None], output_attentions=True).attentions[:2]]
+        places = torch.arange(8, 24)
+        for head, (back, width) in enumerate(tiny.LOOK_BACK):
+            if not width:
+                assert (maps[0][head, places].argmax(-1) == places - back).all()
+        rows.append(maps[1][0, 23])
+    mean = torch.stack(rows).mean(0)  # codes are random: now and then another token has one that is alike
+    assert mean[6] > 2 * mean[15] > 2 * mean[12]  # after the pair, after the second token alone, elsewhere
+    assert sum(int(row.argmax()) == 6 for row in rows) >= 5
 
 
 def test_the_start_copies_before_any_training():

@@ -95,7 +95,7 @@ def run(
     model = Once(load, folder / "weights.json")
     identity = {"model": config.model, "dtype": config.dtype, "limit": config.limit, "headwater": headwater.__version__}
     same_run(folder / "run.json", identity)
-    summary: dict[str, Any] = {"tasks": {}}
+    summary: dict[str, Any] = {"tasks": {}, "not_run": []}
     for task, items in loaded:
         same_run(folder / "items" / f"{task.name}.json", task.definition)
         _write_items(folder, task, items)
@@ -104,8 +104,12 @@ def run(
             for name, (method, _) in methods.items()
             if task.kind in method.kinds
         }
-        summary["tasks"][task.name] = summarise_task(task, items, results, config.baseline)
-    summary["not_run"] = [
+        for name in [name for name, found in results.items() if found.failed_everywhere()]:
+            why = results.pop(name).records[0][0]["error"]
+            summary["not_run"].append({"task": task.name, "system": name, "why": why})
+        if results:
+            summary["tasks"][task.name] = summarise_task(task, items, results, config.baseline)
+    summary["not_run"] += [
         {"task": "all", "system": kind, "why": f"no model was given: --method {kind}:ID"}
         for kind in ("dense", "cross-encoder")
         if not any(name.startswith(f"{kind}:") for name in methods)

@@ -36,6 +36,10 @@ class Results:
         self.records.append(list(records))
         self.settings = dict(settings)
 
+    def failed_everywhere(self) -> bool:
+        """Whether not one item could be run, as when no prompt fits the model."""
+        return all(record["error"] is not None for records in self.records for record in records)
+
     def values(self, metric: str, keep: Sequence[int]) -> np.ndarray:
         """Float64 `[seeds, kept items]`."""
         return np.array([[records[place]["scores"][metric] for place in keep] for records in self.records], np.float64)

@@ -21,7 +21,7 @@ class System(ABC):
 
     details: Mapping[str, int] = {}
 
-    def prepare(self, task: Task, items: Sequence[Any]) -> None:  # noqa: B027: most systems have nothing to prepare
+    def prepare(self, task: Task, items: Sequence[Any]) -> None:  # noqa: B027
         """Called once before the first item of a task: build an index, encode a corpus. Nothing by default."""
 
     @abstractmethod
