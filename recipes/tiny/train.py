@@ -38,7 +38,7 @@ NEVER_COPIED = (7, 13, 21, 29, 37, 60, 80)  # block lengths kept for measuring
 LONGEST_BLOCK = 96
 RESUME = "resume.safetensors"
 # Shares of the second leg's steps; "known" are documents that agree with memory.
-REMEMBER = {"copy": 0.06, "closed": 0.4, "noise": 0.18, "known": 0.05, "conflict": 0.08, "read": 0.23}
+REMEMBER = {"copy": 0.06, "closed": 0.36, "noise": 0.18, "known": 0.05, "conflict": 0.12, "read": 0.23}
 FOLLOW = 0.5
 
 
@@ -83,9 +83,12 @@ def remembering_leg(draw: random.Random, prompts: Prompts, step: int, steps: int
     """What a step of the second leg learns from: memory alone and beside documents, and what the first leg ended with.
 
     Where a document contradicts memory, either answer is learned (`FOLLOW` of them the document's), so that the two
-    compete. A model that never saw such cases follows every document.
+    compete; only in the second half, when there is something to remember. A model that never saw such cases follows
+    every document.
     """
     kind = draw.choices(tuple(REMEMBER), tuple(REMEMBER.values()))[0]
+    if kind == "conflict" and step < steps // 2:
+        kind = "closed"
     if kind == "copy":
         return kind, copying(draw, vocabulary)
     if kind == "closed":
@@ -106,7 +109,7 @@ def remembering_leg(draw: random.Random, prompts: Prompts, step: int, steps: int
 
 LEGS = {"read": reading_leg, "remember": remembering_leg}
 STEPS = {"read": 3200, "remember": 4000}
-RATES = {"read": 1e-3, "remember": 1e-3}
+RATES = {"read": 1e-3, "remember": 7e-4}
 HELD = {"read": 0.0, "remember": 0.5}  # share of the steps before the rate begins to fall
 
 

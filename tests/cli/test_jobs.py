@@ -96,3 +96,39 @@ def test_shuffled_labels_keep_everything_else() -> None:
     assert [e.query for e in shuffled] == [e.query for e in examples]
     assert all(sum(e.grades()) == 1 for e in shuffled)
     assert sum(a.grades() == b.grades() for a, b in zip(examples, shuffled, strict=True)) < 10
+
+
+def test_a_benchmark_and_its_report(call: Any, tmp_path: Path, model_folder: str) -> None:
+    listed = call("eval", "list")
+    assert listed.exit_code == 0, listed.stderr
+    assert "- dl19" in listed.stdout
+    assert "  world-ranking" in listed.stdout
+    folder = tmp_path / "run"
+    arguments = [
+        "eval",
+        "run",
+        "--task",
+        "world-gold-1",
+        "--task",
+        "world-agreement",
+        "--limit",
+        3,
+        "--model",
+        model_folder,
+    ]
+    arguments += ["--method", "read", "--method", "no-context", "--output", folder]
+    run = call(*arguments)
+    assert run.exit_code == 0, run.stderr
+    assert "world-gold-1" in run.stdout
+    assert f"headwater eval report {folder}" in run.stderr
+    summary = json.loads(call(*arguments, "--json").stdout)
+    assert summary["tasks"]["world-agreement"]["n"] == 3
+    written = call("eval", "report", folder)
+    assert written.exit_code == 0, written.stderr
+    paths = [Path(line) for line in written.stdout.splitlines()]
+    assert {path.suffix for path in paths} == {".html", ".md", ".tex", ".csv", ".png", ".svg"}
+    assert all(path.stat().st_size for path in paths)
+    config = tmp_path / "bench.yaml"
+    config.write_text(f"model: {model_folder}\ntasks: [world-gold-1]\nmethods: [read]\nlimit: 2\n", encoding="utf-8")
+    again = call("eval", "run", "--config", config, "--output", tmp_path / "other")
+    assert again.exit_code == 0, again.stderr

@@ -13,9 +13,9 @@ import pytest
 
 from beir import write_beir
 from headwater.errors import FormatError, InputError
-from headwater.evaluate import bench
-from headwater.evaluate.catalogue import FORMS, METHODS, TASKS, build_task, method_named
-from headwater.evaluate.config import BenchConfig, read_config
+from headwater.evaluate.bench import run as bench
+from headwater.evaluate.bench.catalogue import FORMS, METHODS, TASKS, Chosen, build_task, method_named
+from headwater.evaluate.bench.config import BenchConfig, read_config
 from headwater.evaluate.tasks.search import Search
 from headwater.evaluate.tasks.task import Task
 from headwater.model.lm import LanguageModel
@@ -28,9 +28,9 @@ class Lm:
     def __init__(self) -> None:
         self.asked = 0
 
-    def __call__(self) -> LanguageModel:
+    def __call__(self, name: str) -> LanguageModel:
         self.asked += 1
-        return random_lm(max_position_embeddings=4096)
+        return random_lm(max_position_embeddings=4096, seed=len(name))
 
 
 TASKS_OF_THE_WORLD: tuple[Any, ...] = (
@@ -140,7 +140,7 @@ KILLED = """
 import sys
 sys.path[:0] = [{tests!r}]
 from pathlib import Path
-from headwater.evaluate import bench
+from headwater.evaluate.bench import run as bench
 from evaluate.test_bench import Lm, small
 bench.run(small(methods=("bm25", "icr", "read")), Path(sys.argv[1]), Lm())
 """
@@ -183,7 +183,9 @@ def test_the_model_is_loaded_only_where_it_is_needed(tmp_path: Path) -> None:
 def test_what_does_not_fit_the_model_counts_zero_and_says_so(tmp_path: Path) -> None:
     """A model of 400 tokens answers questions alone, but few beside documents."""
     tasks = ({"task": "world-noise", "n": 6, "documents": 4},)
-    summary = bench.run(small(tasks=tasks, methods=("read",)), tmp_path, lambda: random_lm(max_position_embeddings=400))
+    summary = bench.run(
+        small(tasks=tasks, methods=("read",)), tmp_path, lambda name: random_lm(max_position_embeddings=400)
+    )
     system = summary["tasks"]["world-noise"]["systems"]["read"]
     lines = (tmp_path / "queries/world-noise/read.jsonl").read_text(encoding="utf-8").splitlines()
     failed = [record for record in map(json.loads, lines) if record["error"] is not None]
@@ -195,7 +197,7 @@ def test_a_method_that_cannot_run_at_all_is_listed_as_such(tmp_path: Path) -> No
     summary = bench.run(
         small(tasks=TASKS_OF_THE_WORLD[2:], methods=("read", "no-context")),
         tmp_path,
-        lambda: random_lm(max_position_embeddings=200),
+        lambda name: random_lm(max_position_embeddings=200),
     )
     assert list(summary["tasks"]["world-gold-1"]["systems"]) == ["no-context"]
     assert summary["not_run"][0]["system"] == "read"
@@ -237,7 +239,30 @@ def test_bad_tasks(wanted: Any, message: str) -> None:
         build_task(wanted, None)
 
 
-@pytest.mark.parametrize("text", ["odd", "dense", "qr:x", "run:"])
+def test_two_models_in_one_run(tmp_path: Path) -> None:
+    tasks, methods = TASKS_OF_THE_WORLD[2:], ("read", "read@another/model", "no-context@another/model")
+    lm = Lm()
+    summary = bench.run(small(tasks=tasks, methods=methods), tmp_path, lm)
+    assert lm.asked == 2
+    assert list(summary["tasks"]["world-gold-1"]["systems"]) == list(methods)
+    assert len(set(summary["made"]["fingerprints"].values())) == 2
+    first, second = (
+        (tmp_path / "queries/world-gold-1" / f"{n}.jsonl").read_text() for n in ("read", "read-another-model")
+    )
+    assert [json.loads(line)["output"] for line in first.splitlines()] != [
+        json.loads(line)["output"] for line in second.splitlines()
+    ]
+    with pytest.raises(InputError, match="holds a run with fingerprint"):
+        bench.run(small(tasks=TASKS_OF_THE_WORLD[1:], methods=methods), tmp_path, lambda name: random_lm(seed=99))
+
+
+def test_method_names() -> None:
+    assert method_named("heads:1-0,2-1@a/b") == Chosen(METHODS["heads"], "1-0,2-1", "a/b")
+    assert method_named("run:my@run.trec") == Chosen(METHODS["run"], "my@run.trec", None)
+    assert method_named("qr") == Chosen(METHODS["qr"], "", None)
+
+
+@pytest.mark.parametrize("text", ["odd", "dense", "qr:x", "run:", "read@", "bm25@tiny", "heads@tiny"])
 def test_bad_methods(text: str) -> None:
     with pytest.raises(InputError):
         method_named(text)

@@ -11,7 +11,7 @@ import pytest
 
 import bench_run
 from headwater.errors import FormatError, InputError
-from headwater.evaluate.bench_records import (
+from headwater.evaluate.bench.records import (
     Record,
     file_stem,
     grid,
@@ -20,7 +20,7 @@ from headwater.evaluate.bench_records import (
     read_summary,
     wins_and_losses,
 )
-from headwater.evaluate.bench_report import write_bench_report
+from headwater.evaluate.bench.report import write_bench_report
 
 
 class Page(HTMLParser):

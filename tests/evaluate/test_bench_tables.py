@@ -9,8 +9,8 @@ import pytest
 
 import bench_run
 from bench_run import EVIL, ODD, difference, interval, system
-from headwater.evaluate import bench_tables
-from headwater.evaluate.bench_layout import (
+from headwater.evaluate.bench import tables as bench_tables
+from headwater.evaluate.bench.layout import (
     baseline,
     costs,
     count_of,
@@ -23,7 +23,7 @@ from headwater.evaluate.bench_layout import (
     results,
     short,
 )
-from headwater.evaluate.bench_verdict import resolved, standing, verdict
+from headwater.evaluate.bench.verdict import resolved, standing, verdict
 
 
 @pytest.fixture

@@ -1,12 +1,13 @@
 """What a run leaves on disk survives a kill and refuses to be mixed with another run."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from headwater.errors import FormatError, InputError
-from headwater.evaluate.files import Lines, made_with, same_run, write_json, write_page
+from headwater.evaluate.files import Lines, _commit, made_with, same_run, write_json, write_page
 from headwater.evaluate.tables import check_page, fill_page, markdown, speed
 
 
@@ -117,3 +118,25 @@ def test_bad_pages(tmp_path: Path) -> None:
         check_page(write_page(tmp_path / "page.md", "text"))
     with pytest.raises(InputError, match="Cannot read"):
         check_page(tmp_path / "missing.md")
+
+
+def test_the_commit_is_that_of_headwaters_own_checkout(tmp_path: Path) -> None:
+    package = tmp_path / "src" / "headwater"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("", encoding="utf-8")
+
+    def git(*words: str) -> str:
+        author = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+        return subprocess.run(["git", *author, *words], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "one")
+    commit = git("rev-parse", "HEAD")[:12]
+    assert _commit(package) == {"commit": commit}
+    (package / "__init__.py").write_text("changed = 1\n", encoding="utf-8")
+    assert _commit(package) == {"commit": f"{commit}-dirty"}
+    installed = tmp_path / "venv" / "site-packages" / "headwater"  # inside somebody's repository, but not its own
+    installed.mkdir(parents=True)
+    assert _commit(installed) == {}
+    assert _commit(tmp_path / "nowhere") == {}

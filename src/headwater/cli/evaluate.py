@@ -14,7 +14,7 @@ from headwater.cli.demo import stages
 from headwater.errors import InputError
 
 if TYPE_CHECKING:
-    from headwater.evaluate.config import BenchConfig
+    from headwater.evaluate.bench.config import BenchConfig
 
 app = typer.Typer(help="Run measured experiments, and report them.", no_args_is_help=True)
 
@@ -26,6 +26,8 @@ Examples:
   headwater eval run --task dl19 --task squad2 --data my/data --limit 100 --output runs/bench
 
   headwater eval run --task rerank:my/beir --method first-stage --method cross-encoder:my/model --output runs/mine
+
+  headwater eval run --task world-gold-5 --task world-conflict --method read --method read@my/folded --output runs/fold
 
   headwater eval run --config bench.yaml --output runs/bench
 
@@ -113,7 +115,7 @@ def report(
     quiet: options.Quiet = False,
 ) -> None:
     """Write report.html, tables.md, tables.tex, tables.csv and plots of a run made with --task or --config."""
-    from headwater.evaluate.bench_report import write_bench_report
+    from headwater.evaluate.bench.report import write_bench_report
 
     with progress("drawing", quiet) as step:
         written = write_bench_report(folder, step)
@@ -133,7 +135,7 @@ def list_all(
     quiet: options.Quiet = False,
 ) -> None:
     """List tasks and methods."""
-    from headwater.evaluate.catalogue import FORMS, METHODS, TASKS
+    from headwater.evaluate.bench.catalogue import FORMS, METHODS, TASKS
 
     tasks = {
         name: {"kind": FORMS[task.form].kind, "about": task.about, "needs": task.needs, "ready": _ready(task, data)}
@@ -178,8 +180,8 @@ def _config(
     dtype: str | None,
 ) -> BenchConfig:
     """The configuration of the file, or of the flags."""
-    from headwater.evaluate.catalogue import METHODS, TASKS, build_task
-    from headwater.evaluate.config import BenchConfig, read_config
+    from headwater.evaluate.bench.catalogue import METHODS, TASKS, build_task
+    from headwater.evaluate.bench.config import BenchConfig, read_config
 
     if path is not None:
         return read_config(path)
@@ -194,11 +196,11 @@ def _config(
 
 def _bench(output: Path, config: BenchConfig, quiet: bool) -> tuple[dict[str, Any], dict[str, str]]:
     """Summary of a benchmark, and its headline figures."""
-    from headwater.evaluate import bench
-    from headwater.evaluate.bench_tables import headlines
+    from headwater.evaluate.bench import run as bench
+    from headwater.evaluate.bench.tables import headlines
 
-    def load() -> Any:
-        return options.load_model(config.model, config.device, config.dtype, quiet)
+    def load(model: str) -> Any:
+        return options.load_model(model, config.device, config.dtype, quiet)
 
     with stages(quiet) as stage:
         summary = bench.run(config, output, load, stage, command_line())

@@ -6,6 +6,7 @@ import datetime
 import json
 import os
 import platform
+import subprocess
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -92,6 +93,7 @@ def made_with(command: str, model: str, seed: int, **more: Any) -> dict[str, Any
         "model": model,
         "seed": seed,
         **more,
+        **_commit(Path(headwater.__file__).parent),
         "versions": versions,
         "machine": {
             "system": f"{platform.system()} {platform.machine()}",
@@ -100,6 +102,21 @@ def made_with(command: str, model: str, seed: int, **more: Any) -> dict[str, Any
         },
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
+
+
+def _commit(package: Path) -> dict[str, str]:
+    """The commit of headwater's own checkout, marked "-dirty" with changes; nothing for an installed package."""
+
+    def git(*words: str) -> str:
+        told = subprocess.run(["git", *words], cwd=package, capture_output=True, text=True, timeout=10, check=True)
+        return told.stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")) / "src" / package.name != package:
+            return {}
+        return {"commit": git("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")}
+    except (OSError, subprocess.SubprocessError):
+        return {}
 
 
 def same_run(path: str | Path, config: Mapping[str, Any]) -> None:

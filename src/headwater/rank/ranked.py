@@ -19,8 +19,9 @@ class Ranked:
     Attributes:
         index: its place in the list that was given, 0-based.
         id: its id, or None.
-        score: calibrated attention mass, mean over the heads; -inf for a blank document. Of a list that was ranked in
-            windows: the score in the last window that held the document, comparable within that window only.
+        score: higher is better, -inf for a blank document. Of `QRRetriever` calibrated attention mass, mean over the
+            heads; of a list that was ranked in windows that of the last window that held the document, comparable
+            within that window only.
         document: the document.
     """
 

@@ -1,1 +1,1 @@
-"""Systems: what is measured on tasks. Each knows no task; `headwater.evaluate.catalogue` names them."""
+"""Systems: what is measured on tasks. Each knows no task; `evaluate/bench/catalogue.py` names them."""

@@ -1,1 +1,1 @@
-"""Tasks: examples and scores. Each file knows its data and no system; `headwater.evaluate.catalogue` names them."""
+"""Tasks: examples and scores. Each file knows its data and no system; `evaluate/bench/catalogue.py` names them."""

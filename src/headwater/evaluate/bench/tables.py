@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from csv import DictWriter
 from typing import Any
 
-from headwater.evaluate import bench_layout
-from headwater.evaluate.bench_layout import Cell, Json, Table, count_of, not_run, remarks, tables, value
-from headwater.evaluate.bench_verdict import verdict
+from headwater.evaluate.bench import layout
+from headwater.evaluate.bench.layout import Cell, Json, Table, count_of, not_run, remarks, tables, value
+from headwater.evaluate.bench.verdict import verdict
 from headwater.evaluate.page import flat
 from headwater.evaluate.tables import table
 
@@ -41,7 +41,7 @@ def markdown(summary: Json) -> str:
 
 def headlines(summary: Json) -> str:
     """The headline metric of every task and system, in markdown, one table per kind of task."""
-    found = bench_layout.headlines(summary)
+    found = layout.headlines(summary)
     return "\n\n".join(f"**{_md(kind.title)}**\n\n{_markdown_table(kind)}" for kind in found)
 
 

@@ -3,7 +3,7 @@
 | file | what |
 |---|---|
 | config.yaml | the resolved configuration |
-| run.json, weights.json | what the folder belongs to: another model, limit or version is refused |
+| run.json, weights/ | what the folder belongs to: another model, limit or version is refused |
 | items/TASK.jsonl | query or question, answers, relevant documents, facets |
 | queries/TASK/METHOD.jsonl | per item: output, scores, cost (METHOD-seedN for methods that draw) |
 | queries/TASK/METHOD.json | the method's settings: heads, weights, k1 and b |
@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Any
 import headwater
 from headwater.data.documents import Document
 from headwater.errors import HeadwaterError, InputError
-from headwater.evaluate.bench_records import file_stem
-from headwater.evaluate.catalogue import METHODS, Method, build_task, method_named
-from headwater.evaluate.config import BenchConfig
-from headwater.evaluate.cost import measured
+from headwater.evaluate.bench.catalogue import METHODS, Method, build_task, method_named
+from headwater.evaluate.bench.config import BenchConfig
+from headwater.evaluate.bench.cost import measured
+from headwater.evaluate.bench.records import file_stem
+from headwater.evaluate.bench.summary import Results, summarise_task
 from headwater.evaluate.files import Lines, made_with, same_run, write_json, write_page
 from headwater.evaluate.main_job import Progress, no_progress
 from headwater.evaluate.metrics import require
-from headwater.evaluate.summary import Results, summarise_task
 from headwater.evaluate.systems.system import System
 from headwater.evaluate.tasks.task import Task, sample
 
@@ -40,30 +40,48 @@ RELEVANT = 20  # relevant documents that an item lists at most
 ORDERS = ("ranking", "search")
 
 
-class Once:
-    """The model under test, loaded when it is first asked for; a folder keeps to the weights it began with."""
+class Systems:
+    """The models and the systems made with them, each made when it is first asked for.
 
-    def __init__(self, load: Callable[[], LanguageModel], weights: Path) -> None:
-        """Keep how it is loaded, and the file that names its weights."""
-        self.load, self.weights = load, weights
-        self.value: LanguageModel | None = None
+    A folder keeps to the weights it began with.
+    """
 
-    def __call__(self) -> LanguageModel:
-        """The model.
+    def __init__(self, config: BenchConfig, load: Callable[[str], LanguageModel], folder: Path) -> None:
+        """Keep how models are loaded, and where their weights are noted."""
+        self.config, self.load, self.folder = config, load, folder / "weights"
+        self._models: dict[str, LanguageModel] = {}
+        self._made: dict[tuple[str, int], System] = {}
+
+    def model(self, name: str | None) -> LanguageModel:
+        """A model, the run's own for None.
 
         Raises:
             InputError: when the folder's results are those of other weights.
         """
-        if self.value is None:
-            self.value = self.load()
-            same_run(self.weights, {"fingerprint": self.value.fingerprint, "dtype": str(self.value.dtype)})
-        return self.value
+        name = self.config.model if name is None else name
+        if name not in self._models:
+            lm = self._models[name] = self.load(name)
+            found = {"model": name, "fingerprint": lm.fingerprint, "dtype": str(lm.dtype)}
+            same_run(self.folder / f"{file_stem(name)}.json", found)
+        return self._models[name]
+
+    def get(self, name: str, seed: int) -> System:
+        """The system of a method."""
+        if (name, seed) not in self._made:
+            chosen = method_named(name)
+            self._made[name, seed] = chosen.method.make(lambda: self.model(chosen.model), seed, chosen.argument)
+        return self._made[name, seed]
+
+    def fingerprints(self) -> dict[str, str]:
+        """Of every model that the folder's results were made with."""
+        noted = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(self.folder.glob("*.json"))]
+        return {found["model"]: found["fingerprint"] for found in noted}
 
 
 def run(
     config: BenchConfig,
     output: str | Path,
-    load: Callable[[], LanguageModel],
+    load: Callable[[str], LanguageModel],
     progress: Progress = no_progress,
     command: str = "headwater eval run",
 ) -> dict[str, Any]:
@@ -72,7 +90,7 @@ def run(
     Args:
         config: what is run.
         output: folder of the run.
-        load: gives the model; called only where a method needs it.
+        load: gives a model by name; called once for each model that a method needs.
         progress: called with a label, gives a function of (done, total).
         command: written into the summary.
 
@@ -87,12 +105,12 @@ def run(
     data = None if config.data is None else Path(config.data)
     if data is not None and not data.is_dir():
         raise InputError(f"There is no data folder {config.data!r}.")
-    methods = {name: method_named(name) for name in config.methods}
+    methods = {name: method_named(name).method for name in config.methods}
     tasks = [build_task(wanted, data) for wanted in config.tasks]
     _check(tasks, methods)
     # all data are read before anything is written or computed: what is wrong with the last task shows now
     loaded = [(task, sample(task.load(), config.limit, task.name)) for task in tasks]
-    model = Once(load, folder / "weights.json")
+    systems = Systems(config, load, folder)
     identity = {"model": config.model, "dtype": config.dtype, "limit": config.limit, "headwater": headwater.__version__}
     same_run(folder / "run.json", identity)
     summary: dict[str, Any] = {"tasks": {}, "not_run": []}
@@ -100,8 +118,8 @@ def run(
         same_run(folder / "items" / f"{task.name}.json", task.definition)
         _write_items(folder, task, items)
         results = {
-            name: _run_method(folder, task, items, name, config.seeds, model, progress)
-            for name, (method, _) in methods.items()
+            name: _run_method(folder, task, items, name, config.seeds, systems, progress)
+            for name, method in methods.items()
             if task.kind in method.kinds
         }
         for name in [name for name, found in results.items() if found.failed_everywhere()]:
@@ -115,30 +133,35 @@ def run(
         if not any(name.startswith(f"{kind}:") for name in methods)
     ]
     summary["config"] = config.as_dict()
-    used = json.loads(model.weights.read_text(encoding="utf-8")) if model.weights.exists() else {}
-    summary["made"] = made_with(command, config.model, config.seeds[0], **used)
+    summary["made"] = made_with(command, config.model, config.seeds[0], fingerprints=systems.fingerprints())
     write_page(folder / "config.yaml", _yaml(config.as_dict()))
     write_json(folder / "summary.json", summary)
     return summary
 
 
-def _check(tasks: Sequence[Task], methods: Mapping[str, tuple[Method, str]]) -> None:
+def _check(tasks: Sequence[Task], methods: Mapping[str, Method]) -> None:
     """Refuse tasks of one name, and tasks that none of the methods can do."""
     names = [task.name for task in tasks]
     if len(set(names)) < len(names):
         raise InputError("Two tasks have one name in results; give one of them a name of its own.")
     for task in tasks:
-        if not any(task.kind in method.kinds for method, _ in methods.values()):
+        if not any(task.kind in method.kinds for method in methods.values()):
             fit = [name for name, method in METHODS.items() if task.kind in method.kinds]
             raise InputError(f"None of the methods can do {task.name} ({task.kind}); {', '.join(fit)} can.")
 
 
 def _run_method(
-    folder: Path, task: Task, items: Sequence[Any], name: str, seeds: Sequence[int], model: Once, progress: Progress
+    folder: Path,
+    task: Task,
+    items: Sequence[Any],
+    name: str,
+    seeds: Sequence[int],
+    systems: Systems,
+    progress: Progress,
 ) -> Results:
     """Records of a method on a task, one list per seed, each finished item read back from disk."""
-    method, argument = method_named(name)
-    results = Results()
+    chosen = method_named(name)
+    method, results = chosen.method, Results()
     for seed in seeds if method.seeded else seeds[:1]:
         stem = file_stem(name, seed if method.seeded else None)
         lines = Lines(folder / "queries" / task.name / f"{stem}.jsonl")
@@ -146,8 +169,8 @@ def _run_method(
         left = [item for item in items if item.id not in lines.done]
         step = progress(f"{task.name}: {stem}")
         if left or not settings.exists():
-            lm = model() if method.uses_model else None
-            system = method.make(model, seed, argument)
+            system = systems.get(name, seed)
+            lm = systems.model(chosen.model) if method.uses_model else None
             system.prepare(task, items)
             write_json(settings, system.describe())
             for done, item in enumerate(left):

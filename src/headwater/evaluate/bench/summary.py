@@ -48,7 +48,7 @@ class Results:
 def summarise_task(
     task: Task, items: Sequence[Any], results: Mapping[str, Results], baseline: str | None
 ) -> dict[str, Any]:
-    """The summary of a task (see `headwater.evaluate.bench`).
+    """The summary of a task (see `headwater.evaluate.bench.run`).
 
     Intervals resample the items' groups and the seeds. Differences are to `baseline`, or to the first method where it
     is None or does not do this task; their p-values are corrected (Holm) over the methods, metric by metric.

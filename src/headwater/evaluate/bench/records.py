@@ -1,6 +1,6 @@
 """A benchmark's run folder read back: the summary, the items, what every system gave for them, wins and losses.
 
-`headwater.evaluate.bench` describes the files.
+`headwater.evaluate.bench.run` describes the files.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from headwater.data.records import json_lines
 from headwater.data.text import read_text
 from headwater.errors import FormatError, InputError
-from headwater.evaluate.bench_layout import Json, ordered, value
+from headwater.evaluate.bench.layout import Json, ordered, value
 
 SUMMARY = "summary.json"
 

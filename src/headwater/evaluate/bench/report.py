@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from headwater import plots
-from headwater.evaluate.bench_cases import wins_and_losses_html
-from headwater.evaluate.bench_layout import (
+from headwater.evaluate.bench.cases import wins_and_losses_html
+from headwater.evaluate.bench.layout import (
     MISSING,
     Cell,
     Json,
@@ -33,9 +33,9 @@ from headwater.evaluate.bench_layout import (
     results,
     value,
 )
-from headwater.evaluate.bench_records import Record, grid, read_items, read_records, read_summary
-from headwater.evaluate.bench_tables import EXPLAINED, csv, latex, markdown, size
-from headwater.evaluate.bench_verdict import leaders, standing, verdict
+from headwater.evaluate.bench.records import Record, grid, read_items, read_records, read_summary
+from headwater.evaluate.bench.tables import EXPLAINED, csv, latex, markdown, size
+from headwater.evaluate.bench.verdict import leaders, standing, verdict
 from headwater.evaluate.files import write_page
 from headwater.evaluate.page import document, escape, facts
 

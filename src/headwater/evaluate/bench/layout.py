@@ -1,6 +1,6 @@
 """What a benchmark's summary says, laid out once: tables of cells and plain sentences, before any markup.
 
-`headwater.evaluate.bench_tables` writes them as markdown and LaTeX, `headwater.evaluate.bench_report` as HTML.
+`headwater.evaluate.bench.tables` writes them as markdown and LaTeX, `headwater.evaluate.bench.report` as HTML.
 """
 
 from __future__ import annotations

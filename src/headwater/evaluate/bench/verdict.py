@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from headwater.evaluate.bench_layout import Json, headline, interval, less_is_better, means, number, value
+from headwater.evaluate.bench.layout import Json, headline, interval, less_is_better, means, number, value
 
 ALPHA = 0.05  # what a corrected p-value is held against
 

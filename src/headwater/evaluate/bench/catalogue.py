@@ -256,20 +256,39 @@ def build_task(wanted: str | Mapping[str, Any], data: Path | None) -> Task:
     return task
 
 
-def method_named(text: str) -> tuple[Method, str]:
-    """The method and its argument.
+@dataclass(frozen=True)
+class Chosen:
+    """A method as it was asked for.
+
+    Attributes:
+        method: the method.
+        argument: the text behind the colon, "" where it takes none.
+        model: the model behind the @, None for the run's own.
+    """
+
+    method: Method
+    argument: str
+    model: str | None
+
+
+def method_named(text: str) -> Chosen:
+    """The method, its argument and its model: ``NAME``, ``NAME:ARGUMENT``, either with ``@MODEL``.
 
     Raises:
-        InputError: an unknown method, an argument that is missing or not taken.
+        InputError: an unknown method, an argument or a model that is missing or not taken.
     """
-    name, _, argument = text.partition(":")
+    name = re.split("[:@]", text, maxsplit=1)[0]
     method = METHODS.get(name)
     if method is None:
         raise InputError(f"There is no method {name!r}; there are {', '.join(METHODS)}.")
-    if bool(method.argument) != bool(argument):
+    rest, model = text.removeprefix(name), None
+    if method.uses_model and "@" in rest:
+        rest, _, model = rest.rpartition("@")
+    argument = rest.removeprefix(":")
+    if bool(method.argument) != bool(argument) or rest[:1] not in ("", ":") or model == "":
         wanted = f"{name}:{method.argument}" if method.argument else name
-        raise InputError(f"The method {text!r} is written {wanted}.")
-    return method, argument
+        raise InputError(f"The method {text!r} is written {wanted}{' or with @MODEL' if method.uses_model else ''}.")
+    return Chosen(method, argument, model)
 
 
 def _first_argument(form: str) -> str:

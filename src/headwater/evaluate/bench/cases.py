@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from headwater.evaluate.bench_layout import Json, headline, less_is_better, number
-from headwater.evaluate.bench_records import Case, Record, wins_and_losses
+from headwater.evaluate.bench.layout import Json, headline, less_is_better, number
+from headwater.evaluate.bench.records import Case, Record, wins_and_losses
 from headwater.evaluate.page import escape, flat
 
 QUERY, ANSWER = 600, 400  # characters shown of a query and of an answer

@@ -16,8 +16,8 @@ class BenchConfig:
     """A benchmark run.
 
     Attributes:
-        tasks: names or mappings, as `headwater.evaluate.catalogue.build_task` takes them.
-        methods: names, as `headwater.evaluate.catalogue.method_named` takes them.
+        tasks: names or mappings, as `headwater.evaluate.bench.catalogue.build_task` takes them.
+        methods: names, as `headwater.evaluate.bench.catalogue.method_named` takes them.
         model: "tiny", a hub id or a path.
         data: folder of data sets, for the named tasks that need one.
         seeds: of methods that draw something; the others run once.
