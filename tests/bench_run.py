@@ -50,7 +50,7 @@ def summary() -> dict[str, Any]:
     }
     return {
         "made": {"command": "headwater eval", "model": "tiny", "date": "2026-01-02T03:04:05", "versions": {"a": "1"}},
-        "config": {"model": "tiny", "baseline": "bm25", "seeds": [0, 1], "limit": None},
+        "config": {"model": "tiny", "baselines": ["bm25"], "seeds": [0, 1], "limit": None},
         "tasks": {
             "world": _task("ranking", ["nDCG@10", "R@1"], ranking, differences=gaps, notes=[EVIL]),
             "position_10": _task("reading", ["EM", "words", "abstained"], reading),

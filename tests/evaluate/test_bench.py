@@ -68,6 +68,10 @@ def test_everything_is_written(tmp_path: Path) -> None:
     assert ranking["systems"]["icr"]["cost"]["flops"] > 0
     assert ranking["systems"]["bm25"]["cost"]["tokens"] is None
     assert {row["baseline"] for row in ranking["differences"]} == {"bm25"}
+    again = bench.run(small(baselines=("no-context", "icr", "bm25")), tmp_path, Lm())["tasks"]
+    pairs = [(row["system"], row["baseline"]) for row in again["world-ranking"]["differences"] if row["metric"] == "RR"]
+    assert pairs == [("bm25", "icr"), ("random-heads", "icr"), ("icr", "bm25"), ("random-heads", "bm25")]
+    assert {row["baseline"] for row in again["world-gold-1"]["differences"]} == {"no-context"}
     assert all(row["p_holm"] >= row["p"] for row in ranking["differences"])
     noise = summary["tasks"]["world-noise"]
     assert (noise["n"], list(noise["systems"])) == (3, ["read", "no-context"])  # six items, three of them scored
@@ -80,7 +84,7 @@ def test_everything_is_written(tmp_path: Path) -> None:
     run = (tmp_path / "runs/world-ranking/icr.trec").read_text(encoding="utf-8").splitlines()
     assert len(run) == 24
     assert run[0].split()[3:5] == ["1", "4"]
-    assert read_config(tmp_path / "config.yaml") == small()
+    assert read_config(tmp_path / "config.yaml") == small(baselines=("no-context", "icr", "bm25"))
 
 
 def test_a_run_scored_again_has_the_same_figures(tmp_path: Path) -> None:
@@ -275,7 +279,7 @@ def test_bad_methods(text: str) -> None:
         ({"methods": ("bm25", "bm25")}, "stands twice"),
         ({"seeds": (-1,)}, "Seeds are"),
         ({"limit": 0}, "A limit is"),
-        ({"baseline": "qr"}, "none of the methods"),
+        ({"baselines": ("qr",)}, "none of the methods"),
     ],
 )
 def test_bad_configurations(changes: dict[str, Any], message: str) -> None:

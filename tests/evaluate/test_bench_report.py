@@ -188,7 +188,7 @@ def test_many_tasks_and_systems_stay_one_page(tmp_path: Path) -> None:
     systems = {f"system-{i}": row for i in range(10)}
     task = {"kind": "reading", "n": 1, "groups": 1, "metrics": ["EM"], "systems": systems}
     tasks = {f"task {i}": task for i in range(3)}
-    summary = {"made": {"model": "m"}, "tasks": tasks, "config": {"baseline": "system-0"}}
+    summary = {"made": {"model": "m"}, "tasks": tasks, "config": {"baselines": ["system-0"]}}
     steps: list[tuple[int, int]] = []
     bench_run.write(tmp_path, summary)
     text = write_bench_report(tmp_path, lambda done, total: steps.append((done, total)))[0].read_text(encoding="utf-8")

@@ -46,7 +46,7 @@ def run(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run; running again goes on there.")],
     config: Annotated[
         Path | None,
-        typer.Option("--config", "-c", help="YAML with tasks, methods, model, data, seeds, limit, baseline."),
+        typer.Option("--config", "-c", help="YAML with tasks, methods, model, data, seeds, limit, baselines."),
     ] = None,
     task: Annotated[
         list[str] | None,
@@ -60,7 +60,8 @@ def run(
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Examples per task, a fixed sample.")] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many seeds, for methods that draw.")] = 3,
     baseline: Annotated[
-        str | None, typer.Option("--baseline", help="The method others are compared with. Default: the first.")
+        list[str] | None,
+        typer.Option("--baseline", help="A method that others are compared with; repeatable. Default: the first."),
     ] = None,
     suite: Annotated[Suite | None, typer.Option("--suite", help="A fixed experiment instead of tasks.")] = None,
     questions: Annotated[
@@ -89,7 +90,7 @@ def run(
         check_page(each)
     if suite is None:
         seeds_of = tuple(range(seed, seed + seeds))
-        chosen = _config(config, task or [], method, model, data, seeds_of, limit, baseline, device, dtype)
+        chosen = _config(config, task or [], method, model, data, seeds_of, limit, tuple(baseline or ()), device, dtype)
         summary, tables = _bench(output, chosen, quiet)
     else:
         options.writable_folder(output)
@@ -175,7 +176,7 @@ def _config(
     data: Path | None,
     seeds: tuple[int, ...],
     limit: int | None,
-    baseline: str | None,
+    baselines: tuple[str, ...],
     device: str | None,
     dtype: str | None,
 ) -> BenchConfig:
@@ -191,7 +192,7 @@ def _config(
         kinds = {build_task(name, data).kind for name in tasks}
         methods = [name for name, method in METHODS.items() if not method.argument and kinds & method.kinds]
     given = None if data is None else str(data)
-    return BenchConfig(tuple(tasks), tuple(methods), model, given, seeds, limit, baseline, device, dtype)
+    return BenchConfig(tuple(tasks), tuple(methods), model, given, seeds, limit, baselines, device, dtype)
 
 
 def _bench(output: Path, config: BenchConfig, quiet: bool) -> tuple[dict[str, Any], dict[str, str]]:

@@ -22,7 +22,8 @@ class BenchConfig:
         data: folder of data sets, for the named tasks that need one.
         seeds: of methods that draw something; the others run once.
         limit: examples per task, drawn by a fixed seed (None: all).
-        baseline: the method that others are compared with (None: the first one that can do the task).
+        baselines: the methods that others are compared with, each on the tasks it can do (none: the first method that
+            can do the task).
         device: where the model runs.
         dtype: of the model.
     """
@@ -33,7 +34,7 @@ class BenchConfig:
     data: str | None = None
     seeds: tuple[int, ...] = (0,)
     limit: int | None = None
-    baseline: str | None = None
+    baselines: tuple[str, ...] = ()
     device: str | None = None
     dtype: str | None = None
 
@@ -54,8 +55,9 @@ class BenchConfig:
             raise InputError(f"Seeds are whole numbers from 0 on, got {list(self.seeds)}.")
         if self.limit is not None and (not isinstance(self.limit, int) or self.limit < 1):
             raise InputError(f"A limit is a whole number from 1 on, got {self.limit!r}.")
-        if self.baseline is not None and self.baseline not in self.methods:
-            raise InputError(f"The baseline {self.baseline!r} is none of the methods {', '.join(self.methods)}.")
+        strange = [name for name in self.baselines if name not in self.methods]
+        if strange:
+            raise InputError(f"The baseline {strange[0]!r} is none of the methods {', '.join(self.methods)}.")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON and YAML."""
@@ -84,7 +86,7 @@ def read_config(path: str | Path) -> BenchConfig:
     strange = [str(name) for name in given if name not in known]
     if strange:
         raise InputError(f"{path}: unknown field {strange[0]!r}; there are {', '.join(known)}.")
-    for name in ("tasks", "methods", "seeds"):
+    for name in ("tasks", "methods", "seeds", "baselines"):
         value = given.get(name, () if name != "seeds" else (0,))
         if not isinstance(value, (list, tuple)):
             raise FormatError(f"{path}: {name} has to be a list.")
@@ -92,6 +94,6 @@ def read_config(path: str | Path) -> BenchConfig:
     for item in given["tasks"]:
         if not isinstance(item, (str, dict)):
             raise FormatError(f"{path}: a task is a name or a mapping, not {item!r}.")
-    if not all(isinstance(item, str) for item in given["methods"]):
-        raise FormatError(f"{path}: methods are names.")
+    if not all(isinstance(item, str) for item in given["methods"] + given["baselines"]):
+        raise FormatError(f"{path}: methods and baselines are names.")
     return BenchConfig(**given)

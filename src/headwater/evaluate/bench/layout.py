@@ -73,10 +73,10 @@ def headline(task: Json) -> str:
 
 
 def baseline(summary: Json, task: Json) -> str | None:
-    """The system that others are compared with: that of the task's differences, else that of the configuration."""
-    configured = (summary.get("config") or {}).get("baseline")
-    name = next((row["baseline"] for row in task.get("differences") or ()), configured)
-    return name if name in task["systems"] else None
+    """The system that others are compared with first: of the task's differences, else of the configuration."""
+    configured = (summary.get("config") or {}).get("baselines") or ()
+    named = [row["baseline"] for row in task.get("differences") or ()] + list(configured)
+    return next((name for name in named if name in task["systems"]), None)
 
 
 def tables(task: Json) -> list[Table]:
@@ -84,39 +84,17 @@ def tables(task: Json) -> list[Table]:
     return [results(task), *differences(task), *facets(task), *costs(task)]
 
 
-def headlines(summary: Json) -> list[Table]:
-    """One table per kind of task: tasks by systems, the headline metric with intervals."""
-    kinds: dict[str, dict[str, Json]] = {}
-    for name, task in summary["tasks"].items():
-        kinds.setdefault(str(task.get("kind", "task")), {})[name] = task
-    out = []
-    for kind, tasks in kinds.items():
-        systems = dict.fromkeys(system for task in tasks.values() for system in task["systems"])
-        rows = []
-        for name, task in tasks.items():
-            metric = headline(task)
-            found = {system: row["metrics"].get(metric) for system, row in task["systems"].items()}
-            best = _best(task, metric)
-            cells = [
-                _with_interval(found.get(system), best is not None and value(found.get(system)) == best)
-                for system in systems
-            ]
-            rows.append([Cell(name), Cell(f"{metric} ↓" if less_is_better(task, metric) else metric), *cells])
-        out.append(Table(kind.capitalize(), ["task", "metric", *systems], rows, names=2))
-    return out
-
-
 def results(task: Json) -> Table:
     """Systems by metrics, with intervals, then the figures that are computed over all queries together."""
     systems = task["systems"]
     figures = list(dict.fromkeys(name for row in systems.values() for name in row.get("finish") or {}))
-    best = {metric: _best(task, metric) for metric in task["metrics"]}
+    best = {metric: best_value(task, metric) for metric in task["metrics"]}
     rows = []
     for system, row in systems.items():
         cells = [Cell(label(system, row))]
         for metric in task["metrics"]:
             mean = value(row["metrics"].get(metric))
-            cells.append(_with_interval(row["metrics"].get(metric), mean is not None and mean == best[metric]))
+            cells.append(with_interval(row["metrics"].get(metric), mean is not None and mean == best[metric]))
         cells += [Cell(number(value(row.get("finish"), name))) for name in figures]
         rows.append(cells)
     header = ["system", *(f"{metric} ↓" if less_is_better(task, metric) else metric for metric in task["metrics"])]
@@ -133,7 +111,7 @@ def differences(task: Json) -> list[Table]:
             [
                 Cell(row["system"]),
                 Cell(row["metric"]),
-                _with_interval(row, signed=True),
+                with_interval(row, signed=True),
                 Cell(p_value(row.get("p"))),
                 Cell(p_value(row.get("p_holm"))),
                 Cell(number(value(row, "detectable"))),
@@ -150,7 +128,7 @@ def facets(task: Json) -> list[Table]:
     out = []
     for facet, lines in curves(task).items():
         values = next(iter(lines.values()))
-        rows = [[Cell(name), *(_with_interval(points[name]) for points in lines.values())] for name in values]
+        rows = [[Cell(name), *(with_interval(points[name]) for points in lines.values())] for name in values]
         out.append(Table(f"{headline(task)} by {facet}", [facet, *lines], rows))
     return out
 
@@ -263,12 +241,12 @@ def ordered(values: Iterable[str]) -> list[str]:
         return found
 
 
-def _with_interval(row: Json | None, best: bool = False, signed: bool = False) -> Cell:
+def with_interval(row: Json | None, best: bool = False, signed: bool = False) -> Cell:
     mean = value(row)
     return Cell(number(mean, signed), interval(row, signed) if row else "", best)
 
 
-def _best(task: Json, metric: str) -> float | None:
+def best_value(task: Json, metric: str) -> float | None:
     """The best mean of a metric; none where there is nothing to tell apart."""
     found = set(means(task, metric).values())
     if metric in NEUTRAL or len(found) < 2:

@@ -14,7 +14,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,7 +128,7 @@ def run(
             why = results.pop(name).records[0][0]["error"]
             summary["not_run"].append({"task": task.name, "system": name, "why": why})
         if results:
-            summary["tasks"][task.name] = summarise_task(task, items, results, config.baseline)
+            summary["tasks"][task.name] = summarise_task(task, items, results, config.baselines)
     summary["not_run"] += [
         {"task": "all", "system": kind, "why": f"no model was given: --method {kind}:ID"}
         for kind in ("dense", "cross-encoder")
@@ -173,15 +175,28 @@ def _run_method(
             lm = systems.model(chosen.model) if method.uses_model else None
             system.prepare(task, items)
             write_json(settings, system.describe())
-            for done, item in enumerate(left):
-                step(len(items) - len(left) + done, len(items))
-                lines.add(_record(task, item, system, lm))
+            with _without_remarks():
+                for done, item in enumerate(left):
+                    step(len(items) - len(left) + done, len(items))
+                    lines.add(_record(task, item, system, lm))
         step(len(items), len(items))
         records = [lines.done[item.id] for item in items]
         if task.kind in ORDERS:
             _write_trec(folder / "runs" / task.name / f"{stem}.trec", records, stem)
         results.add(seed if method.seeded else None, records, json.loads(settings.read_text(encoding="utf-8")))
     return results
+
+
+@contextmanager
+def _without_remarks() -> Iterator[None]:
+    """No log lines about single queries (a list ranked in windows): results count them."""
+    logger = logging.getLogger("headwater")
+    level = logger.level
+    logger.setLevel(max(level, logging.WARNING))
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _record(task: Task, item: Any, system: System, lm: LanguageModel | None) -> dict[str, Any]:

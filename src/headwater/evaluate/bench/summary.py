@@ -46,18 +46,18 @@ class Results:
 
 
 def summarise_task(
-    task: Task, items: Sequence[Any], results: Mapping[str, Results], baseline: str | None
+    task: Task, items: Sequence[Any], results: Mapping[str, Results], baselines: Sequence[str]
 ) -> dict[str, Any]:
     """The summary of a task (see `headwater.evaluate.bench.run`).
 
-    Intervals resample the items' groups and the seeds. Differences are to `baseline`, or to the first method where it
-    is None or does not do this task; their p-values are corrected (Holm) over the methods, metric by metric.
+    Intervals resample the items' groups and the seeds. Differences are to each of the `baselines` that does this task,
+    or to the first method where none does; p-values are corrected (Holm) over the methods, metric by metric.
     """
     first = next(iter(results.values())).records[0]
     scored = [place for place, record in enumerate(first) if record["scores"]]
     groups = [items[place].group for place in scored]
     groups = groups if len(set(groups)) > 1 else list(range(len(groups)))  # one article: questions are resampled
-    reference = baseline if baseline is not None and baseline in results else next(iter(results))
+    references = [name for name in baselines if name in results] or [next(iter(results))]
     return {
         "kind": task.kind,
         "definition": task.definition,
@@ -67,7 +67,7 @@ def summarise_task(
         "lower_is_better": sorted(task.lower_is_better),
         "notes": list(task.notes),
         "systems": {name: _system(task, items, found, scored, groups) for name, found in results.items()},
-        "differences": _differences(task, results, reference, scored, groups),
+        "differences": [row for name in references for row in _differences(task, results, name, scored, groups)],
     }
 
 

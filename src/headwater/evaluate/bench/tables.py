@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from csv import DictWriter
 from typing import Any
 
-from headwater.evaluate.bench import layout
 from headwater.evaluate.bench.layout import Cell, Json, Table, count_of, not_run, remarks, tables, value
+from headwater.evaluate.bench.overview import overview
 from headwater.evaluate.bench.verdict import verdict
 from headwater.evaluate.page import flat
 from headwater.evaluate.tables import table
@@ -40,9 +40,9 @@ def markdown(summary: Json) -> str:
 
 
 def headlines(summary: Json) -> str:
-    """The headline metric of every task and system, in markdown, one table per kind of task."""
-    found = layout.headlines(summary)
-    return "\n\n".join(f"**{_md(kind.title)}**\n\n{_markdown_table(kind)}" for kind in found)
+    """All tasks side by side, in markdown: headline metrics, differences and costs by kind of task."""
+    found = [*overview(summary), *not_run(summary)]
+    return "\n\n".join(f"**{_md(each.title)}**\n\n{_markdown_table(each)}" for each in found)
 
 
 def latex(summary: Json) -> str:
