@@ -141,7 +141,7 @@ def curve(lines: Mapping[str, Mapping[str, Mapping[str, float | None]]], label_x
     joined = "-" if all(map(_is_number, values)) else "none"
     figure, handles = Figure(figsize=(6.4, 3.2 + 0.2 * ((len(lines) + 1) // 2)), layout="constrained"), []
     axes = figure.add_subplot()
-    step = min(0.08, 0.5 / len(lines))  # lines stand side by side, so that intervals do not cover each other
+    step = 0.012 * max(1, len(values) - 1)  # a little apart, however many values share the width
     for place, points in enumerate(found):
         colour, mark = _COLOURS[place % len(_COLOURS)], _MARKS[place % len(_MARKS)]
         at = np.arange(len(values)) + (place - (len(lines) - 1) / 2) * step
