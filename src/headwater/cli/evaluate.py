@@ -162,6 +162,9 @@ def list_all(
     out.print("\nMethods\n", markup=False)
     for name, entry in methods.items():
         out.print(f"  {name:<18} {', '.join(entry['kinds']):<16} {entry['about']}", markup=False, soft_wrap=True)
+    out.print(
+        "\nWith another model than --model: METHOD@MODEL, for example read@my/model.", markup=False, soft_wrap=True
+    )
 
 
 def _ready(task: Any, data: Path | None) -> bool:
