@@ -70,7 +70,7 @@ def test_a_whole_object(tmp_path: Path) -> None:
         read_record(path)
 
 
-@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(b'{"a": 1}' * 99)[:-9]])
+@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(b'{"a": 1}' * 99)[:-9]], ids=["no gzip", "cut short"])
 def test_damaged_gzip(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "lines.jsonl.gz"
     path.write_bytes(content)
