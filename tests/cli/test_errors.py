@@ -63,6 +63,13 @@ BAD = [
     (["eval", "run", "--output", "{tmp}/run", "--task", "rerank:{tmp}/nowhere", "--method", "bm25"], 2, "BEIR folder"),
     (["eval", "run", "--output", "{tmp}/run", "--config", "{tmp}/missing.yaml"], 2, "no configuration"),
     (["eval", "run", "--output", "{tmp}/run", "--config", "{tmp}/bad.jsonl"], 2, ""),
+    (
+        ["eval", "run", "--output", "{tmp}/run", "--config", "{tmp}/x.yaml", "--limit", "3"],
+        2,
+        "--limit goes with --task",
+    ),
+    (["eval", "run", "--output", "{tmp}/run", "--suite", "main", "--method", "qr"], 2, "--method goes with --task"),
+    (["eval", "run", "--output", "{tmp}/run", "--config", "{tmp}/x.yaml", "--model", "m"], 2, "write it into the file"),
     (["eval", "report", "{tmp}"], 2, "summary.json"),
     (
         ["eval", "run", "--suite", "main", "--output", "{tmp}/run", "--page", "{tmp}/missing.md"],

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from beir import write_beir
-from headwater.errors import FormatError, InputError
+from headwater.errors import FormatError, InputError, InsufficientMemoryError
 from headwater.evaluate.bench import run as bench
 from headwater.evaluate.bench.catalogue import FORMS, METHODS, TASKS, Chosen, build_task, method_named
 from headwater.evaluate.bench.config import BenchConfig, read_config
@@ -195,6 +195,20 @@ def test_what_does_not_fit_the_model_counts_zero_and_says_so(tmp_path: Path) -> 
     failed = [record for record in map(json.loads, lines) if record["error"] is not None]
     assert 0 < len(failed) == system["failed"] < 12
     assert all("reads 400" in record["error"] and not any(record["scores"].values()) for record in failed)
+
+
+def test_too_little_memory_stops_the_run_and_is_no_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from headwater.evaluate.systems.readers import FullContext
+
+    def full(self: FullContext, item: Any) -> str:
+        raise InsufficientMemoryError("no room")
+
+    config = small(tasks=TASKS_OF_THE_WORLD[2:], methods=("read",))
+    with monkeypatch.context() as patch:
+        patch.setattr(FullContext, "run", full)
+        with pytest.raises(InsufficientMemoryError):
+            bench.run(config, tmp_path, Lm())
+    assert bench.run(config, tmp_path, Lm())["tasks"]["world-gold-1"]["systems"]["read"]["failed"] == 0
 
 
 def test_a_method_that_cannot_run_at_all_is_listed_as_such(tmp_path: Path) -> None:

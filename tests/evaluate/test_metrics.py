@@ -1,9 +1,7 @@
 """Metrics against their definitions written out."""
 
 import math
-import os
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +9,7 @@ import pytest
 from headwater.data.formats import read_beir, read_run
 from headwater.errors import InputError
 from headwater.evaluate.metrics import order, per_query, trec_order
+from local_data import local_data
 
 
 def slow_ndcg(grades: dict[str, int], ranking: list[str]) -> float:
@@ -75,16 +74,14 @@ def test_trec_order_against_trec_eval_itself() -> None:
         assert ours["RR"]["q"] == pytest.approx(theirs["recip_rank"], abs=1e-9)
 
 
-DATA = os.environ.get("HEADWATER_DATA")
 PUBLISHED = {"bm25": 0.5058, "tasb": 0.721, "ada2": 0.704, "spladepp": 0.731, "repllama": 0.744}
 
 
-@pytest.mark.skipif(not DATA, reason="HEADWATER_DATA is not set")
 @pytest.mark.parametrize("year", ["dl19", "dl20"])
 @pytest.mark.parametrize("name", list(PUBLISHED))
 def test_published_runs_equal_trec_eval(year: str, name: str) -> None:
     pytrec_eval = pytest.importorskip("pytrec_eval")
-    folder = Path(str(DATA)) / "ir" / f"msmarco_{year}"
+    folder = local_data(f"ir/msmarco_{year}")
     qrels = read_beir(folder, "full").qrels
     run = read_run(folder / "runs" / f"{name}.trec")
     theirs = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut_10"}).evaluate(

@@ -86,6 +86,12 @@ def run(
 
     if sum((config is not None, bool(task), suite is not None)) != 1:
         raise InputError("Say what to run: --task (repeatable), --config FILE, or --suite main.")
+    chosen_elsewhere = {"--method": method, "--data": data, "--limit": limit, "--baseline": baseline}
+    stray = [name for name, value in chosen_elsewhere.items() if value and not task]
+    if config is not None and (model != "tiny" or device or dtype):
+        stray.append("--model, --device or --dtype")
+    if stray:
+        raise InputError(f"{stray[0]} goes with --task; with --config write it into the file, --suite takes none.")
     for each in page or []:
         check_page(each)
     if suite is None:

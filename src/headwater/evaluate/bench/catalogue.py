@@ -185,10 +185,10 @@ METHODS: dict[str, Method] = {
         lambda lm, seed, text: rankers.RandomHeadRanking(lm(), seed), RANKING, "as many heads, drawn", seeded=True
     ),
     "rankgpt": Method(
-        lambda lm, seed, text: rankers.ListwiseRanking(lm()), RANKING, "RankGPT (arXiv 2304.09542), windows of 20"
+        lambda lm, seed, text: rankers.RankGPTRanking(lm()), RANKING, "RankGPT (arXiv 2304.09542), windows of 20"
     ),
     "rankgpt-one-shot": Method(
-        lambda lm, seed, text: rankers.ListwiseRanking(lm(), one_shot=True), RANKING, "RankGPT, the list in one prompt"
+        lambda lm, seed, text: rankers.RankGPTRanking(lm(), one_shot=True), RANKING, "RankGPT, the list in one prompt"
     ),
     "dense": Method(
         lambda lm, seed, text: rankers.Dense(text),

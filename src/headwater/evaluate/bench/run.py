@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import headwater
 from headwater.data.documents import Document
-from headwater.errors import HeadwaterError, InputError
+from headwater.errors import InputError
 from headwater.evaluate.bench.catalogue import METHODS, Method, build_task, method_named
 from headwater.evaluate.bench.config import BenchConfig
 from headwater.evaluate.bench.cost import measured
@@ -206,7 +206,9 @@ def _record(task: Task, item: Any, system: System, lm: LanguageModel | None) -> 
     with measured(lm) as cost:
         try:
             output = [] if task.kind == "ranking" and not item.documents else system.run(item)
-        except HeadwaterError as error:
+        except (
+            InputError
+        ) as error:  # anything else (memory, a model that gives NaN) stops the run; it goes on from here
             if task.kind == "text":
                 raise
             output, record["error"] = None, str(error)

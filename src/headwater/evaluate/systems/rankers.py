@@ -57,7 +57,7 @@ class RandomHeadRanking(HeadRanking):
         super().__init__(lm, RandomHeads(top_k=size, seed=seed).find(lm))
 
 
-class ListwiseRanking(ModelSystem):
+class RankGPTRanking(ModelSystem):
     """RankGPT (arXiv 2304.09542) with the model under test.
 
     Args:
