@@ -206,9 +206,7 @@ def _record(task: Task, item: Any, system: System, lm: LanguageModel | None) -> 
     with measured(lm) as cost:
         try:
             output = [] if task.kind == "ranking" and not item.documents else system.run(item)
-        except (
-            InputError
-        ) as error:  # anything else (memory, a model that gives NaN) stops the run; it goes on from here
+        except InputError as error:  # too little memory or a NaN is no fault of the item: those stop the run
             if task.kind == "text":
                 raise
             output, record["error"] = None, str(error)
