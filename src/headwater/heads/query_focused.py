@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 import torch
 
 from headwater.data.documents import Document, RankingExample
@@ -61,7 +62,7 @@ class QueryFocusedHeads(Detector):
             raise InputError("No example lists a relevant document, so there is nothing to find heads with.")
         heads = lm.anatomy.all_heads
         prompt = prompt_template(lm.tokenizer, self.settings.template, self.settings.instruction).fingerprint
-        total = torch.zeros(len(heads), dtype=torch.float64)
+        samples = np.zeros((len(used), lm.anatomy.num_layers, lm.anatomy.num_heads))
         local: set[Head] = set()
         for done, example in enumerate(used):
             documents = [d for d in example.documents if isinstance(d, Document)]
@@ -70,14 +71,16 @@ class QueryFocusedHeads(Detector):
             mass = PreparedDocuments(lm, documents, heads, self.settings, order).mass(example.query)
             local.update(mass.local)
             grades = torch.tensor(example.grades(), dtype=torch.float64)
-            total += self._measure(mass.per_head().to("cpu", torch.float64), grades)
+            samples[done] = lm.anatomy.grid(self._measure(mass.per_head().to("cpu", torch.float64), grades).tolist())
             if progress is not None:
                 progress(done + 1, len(used))
         if local:
-            total[[heads.index(head) for head in local]] = torch.nan
+            for layer, head in local:
+                samples[:, layer, head] = np.nan
             logger.warning("%d heads see only a window shorter than the prompts; they get no score.", len(local))
-        mean = lm.anatomy.grid((total / len(used)).tolist())
-        return HeadScores(mean, self._provenance(lm, used, prompt=prompt, local_heads=sorted(local)))
+        groups = [example.group or example.id or example.query for example in used]
+        provenance = self._provenance(lm, used, prompt=prompt, local_heads=sorted(local))
+        return HeadScores(samples.mean(0), provenance, samples, groups)
 
     def _measure(self, scores: torch.Tensor, grades: torch.Tensor) -> torch.Tensor:
         """One number per head from its document scores `[heads, documents]`."""

@@ -71,10 +71,15 @@ class HeadScores:
     Attributes:
         scores: float `[layers, heads]`; higher is better; NaN where a head cannot be scored.
         provenance: method and its settings, model and revision, data fingerprint, prompt hash, versions, seed.
+        samples: float `[examples, layers, heads]`, of which `scores` is the mean; None where nothing was sampled. For
+            `headwater.headset.stability`; a saved head set does not hold them.
+        groups: per example what it is about (country, needle): examples of one group are drawn together.
     """
 
     scores: np.ndarray
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    samples: np.ndarray | None = field(default=None, repr=False)
+    groups: Sequence[str] | None = field(default=None, repr=False)
 
     def top(self, k: int) -> HeadSet:
         """The k best heads, best first; ties go to the lower (layer, head), NaN is never chosen.
