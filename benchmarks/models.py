@@ -4,24 +4,38 @@ from __future__ import annotations
 
 import torch
 from tokenizers import Tokenizer
-from tokenizers.models import BPE
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import headwater as hw
 from headwater.model.lm import LanguageModel
 
+VOCABULARY = 8192
+SHAPES = {  # layers, width, inner width, query heads, key/value heads
+    "100M": (14, 768, 2048, 12, 4),
+    "300M": (24, 1024, 2816, 16, 4),
+}
 
-def random_llama(seed: int = 0) -> LanguageModel:
-    """A random Llama of about 100 M parameters: 14 layers x 12 heads on 4 key/value heads, width 768, fp32."""
+
+def random_llama(seed: int = 0, size: str = "100M") -> LanguageModel:
+    """A random Llama in fp32: about 100 M parameters (14 layers x 12 heads) or 300 M (24 x 16).
+
+    Its tokenizer knows the words w0, w1, ... between white space, one token each.
+    """
     torch.manual_seed(seed)
+    layers, width, inner, heads, groups = SHAPES[size]
     config = LlamaConfig(
-        vocab_size=8192,
-        hidden_size=768,
-        intermediate_size=2048,
-        num_hidden_layers=14,
-        num_attention_heads=12,
-        num_key_value_heads=4,
+        vocab_size=VOCABULARY,
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=groups,
         max_position_embeddings=16384,
     )
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(BPE()), bos_token="<bos>")
-    return hw.load(model=LlamaForCausalLM(config), tokenizer=tokenizer)
+    words = ["<unk>", "<bos>", *(f"w{number}" for number in range(VOCABULARY - 2))]
+    tokenizer = Tokenizer(WordLevel({word: place for place, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<bos>", unk_token="<unk>")
+    return hw.load(model=LlamaForCausalLM(config), tokenizer=wrapped)

@@ -69,7 +69,8 @@ def own_files(folder: Path) -> None:
     (folder / "corpus.jsonl").write_text('{"_id": "d1", "text": "Lima is in Peru."}\n{"_id": "d2", "text": "x y"}')
     (folder / "queries.tsv").write_text("q1\tWhere is Lima?\n")
     (folder / "bm25.trec").write_text("q1 Q0 d1 1 2.0 bm25\nq1 Q0 d2 2 1.0 bm25\n")
-    (folder / "mine.jsonl").write_text('{"query": "Who?", "documents": ["Ann did.", "It rained."], "relevant": [0]}\n')
+    example = '{"query": "Who %d?", "documents": ["Ann did.", "It rained."], "relevant": [0]}\n'
+    (folder / "mine.jsonl").write_text("".join(example % i for i in range(4)))
     (folder / "full_attention_heads.tsv").write_text("0.1\t0.9\n" * 4)
 
 

@@ -8,6 +8,7 @@ Nothing here is used to choose anything; choices are made on development countri
 from __future__ import annotations
 
 import argparse
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from headwater.evaluate.metrics import order
 from headwater.evaluate.questions import head_scorer, random_document_answer
 from headwater.evaluate.statistics import mean_interval, paired_difference
 from headwater.evaluate.tables import fill_page
+from headwater.evaluate.tasks.qed import Qed
+from headwater.evaluate.tasks.squad import Squad
 from headwater.heads.query_focused import QueryFocusedHeads
 from headwater.heads.random_heads import RandomHeads
 from headwater.headset.headset import HeadSet
@@ -30,6 +33,7 @@ from recipes.tiny import measure
 from recipes.tiny.text import data_folder, known_facts, unread_paragraphs
 
 Json = dict[str, Any]
+Facts = dict[str, dict[str, str]]
 COUNTS = (1, 5, 20)
 BATCH = 16
 
@@ -62,12 +66,12 @@ def scored(questions: Sequence[world.Question], said: Sequence[str]) -> Json:
     return row
 
 
-def reading(lm: Any, n: int) -> Json:
+def reading(lm: Any, n: int, counts: Sequence[int] = COUNTS) -> Json:
     """One gold document among 1, 5 and 20, in trained and in new wordings, with two floors."""
     template = prompt_template(lm.tokenizer, instruction="answer")
     out: Json = {}
     for name, wording in (("trained wordings", None), ("new wording", -1)):
-        for count in COUNTS:
+        for count in counts:
             for hard in (False, True) if count > 1 else (False,):
                 examples = world.reading_examples("held_out", n, count, seed=0, wording=wording, hard=hard)
                 prompts = [[*template.prefix(e.documents).ids, *template.tail(e.question.text)] for e in examples]
@@ -80,14 +84,14 @@ def reading(lm: Any, n: int) -> Json:
     return out
 
 
-def closed_book(lm: Any, n: int) -> Json:
+def closed_book(lm: Any, n: int, known: Facts | None = None) -> Json:
     """Questions without documents: known facts, and held-out facts, where nothing can be known."""
-    template = prompt_template(lm.tokenizer, instruction="answer")
+    template, known = prompt_template(lm.tokenizer, instruction="answer"), known_facts() if known is None else known
     out: Json = {}
     for split in ("known", "held_out"):
         asked = world.questions(split, seed=0, wording=-1)
         if split == "known":
-            asked = [q for q in asked if q.relation in known_facts().get(q.country, {})]
+            asked = [q for q in asked if q.relation in known.get(q.country, {})]
         asked = asked[:n]
         begin = [*template.header, *template.encode("Query:")]
         said = decode(lm, [[*begin, *template.encode(" " + q.text), *template.suffix] for q in asked])
@@ -96,13 +100,13 @@ def closed_book(lm: Any, n: int) -> Json:
     return out
 
 
-def conflict(lm: Any, n: int) -> Json:
+def conflict(lm: Any, n: int, known: Facts | None = None) -> Json:
     """A known country's document with another country's answer in place of its own: which of the two is said?"""
-    template = prompt_template(lm.tokenizer, instruction="answer")
+    template, known = prompt_template(lm.tokenizer, instruction="answer"), known_facts() if known is None else known
     rows = [
         e
-        for e in world.conflict_examples("known", 2 * n, seed=1, wording=-1)
-        if e.question.relation in known_facts().get(e.question.country, {})
+        for e in world.conflict_examples("known", _pool(n, known), seed=1, wording=-1)
+        if e.question.relation in known.get(e.question.country, {})
     ][:n]
     said = decode(lm, [[*template.prefix(e.documents).ids, *template.tail(e.question.text)] for e in rows])
     document = [float(world.exact_match(s, e.stated)) for s, e in zip(said, rows, strict=True)]
@@ -111,6 +115,11 @@ def conflict(lm: Any, n: int) -> Json:
     other = [1 - d - m for d, m in zip(document, memory, strict=True)]
     shares = {"document's answer": document, "memory's answer": memory, "anything else": other}
     return {name: mean_interval(values, groups).as_dict() for name, values in shares.items()}
+
+
+def _pool(n: int, known: Facts) -> int:
+    """How many questions about known countries to draw, so that at least `n` are about remembered facts."""
+    return 2 * n * max(1, len(known_facts()) // len(known))
 
 
 def places(lm: Any, n: int) -> Json:
@@ -128,13 +137,12 @@ def places(lm: Any, n: int) -> Json:
     return out
 
 
-def noise(lm: Any, n: int) -> Json:
+def noise(lm: Any, n: int, known: Facts | None = None) -> Json:
     """Known facts beside four documents that do not hold them: of what is known without documents, how much is left?"""
-    template = prompt_template(lm.tokenizer, instruction="answer")
-    known = known_facts()
+    template, known = prompt_template(lm.tokenizer, instruction="answer"), known_facts() if known is None else known
     rows = [
         e
-        for e in world.noise_examples("known", 2 * n, 4, seed=2, wording=-1)
+        for e in world.noise_examples("known", _pool(n, known), 4, seed=2, wording=-1)
         if e.question.relation in known.get(e.question.country, {})
     ][:n]
     begin = [*template.header, *template.encode("Query:")]
@@ -168,6 +176,26 @@ def needle(lm: Any, n: int, data: Path) -> Json:
     return out
 
 
+def passages(lm: Any, n: int, data: Path) -> Json:
+    """Questions about one paragraph of Wikipedia, which no training text resembles: SQuAD 2.0 (answerable) and QED."""
+    template = prompt_template(lm.tokenizer, instruction="answer")
+    qa = data / "qa"
+    tasks = {
+        "SQuAD 2.0 dev": Squad(qa / "squad" / "squad-dev-v2.0.rebuilt.json"),
+        "QED dev": Qed(qa / "qed" / "qed-dev.jsonlines"),
+    }
+    out: Json = {}
+    for name, task in tasks.items():
+        items = [item for item in task.load() if item.answers]
+        items = random.Random(0).sample(items, min(n, len(items)))
+        said = decode(lm, [[*template.prefix(i.documents).ids, *template.tail(i.question)] for i in items])
+        scores = [task.score(item, text) for item, text in zip(items, said, strict=True)]
+        for metric in ("EM", "F1"):
+            values = [score[metric] for score in scores]
+            out[f"{name}, {metric}"] = mean_interval(values, [i.group for i in items]).as_dict()
+    return out
+
+
 def support(lm: Any, n: int) -> Json:
     """The shipped threshold: right answers kept; answers without their document refused, by words alone and by it."""
     judged = judge(lm, "held_out", n)
@@ -187,14 +215,14 @@ def support(lm: Any, n: int) -> Json:
     return {name: mean_interval(*columns).as_dict() for name, columns in shares.items()}
 
 
-def ranking(lm: Any, n: int) -> Json:
-    """Recall@1 among 20 candidates: heads found on development countries, all heads, ten random sets of equal size."""
-    found = QueryFocusedHeads().find(lm, world.ranking_examples("development", 128, seed=0))
+def ranking(lm: Any, n: int, candidates: int = 20) -> Json:
+    """Recall@1 among candidates: heads found on development countries, all heads, ten random sets of equal size."""
+    found = QueryFocusedHeads().find(lm, world.ranking_examples("development", 128, candidates, seed=0))
     sets = {"QR heads": found, "all heads": HeadSet(lm.anatomy.all_heads)}
     sets |= {f"random {i}": RandomHeads(top_k=len(found), seed=i).find(lm) for i in range(10)}
     out: Json = {"heads": str(found)}
     for name, hard in (("same split", False), ("look-alikes", True)):
-        examples = world.ranking_examples("held_out", n, seed=0, hard=hard)
+        examples = world.ranking_examples("held_out", n, candidates, seed=0, hard=hard)
         hits: dict[str, list[float]] = {key: [] for key in sets}
         for example in examples:
             gold = example.grades().index(1.0)
@@ -235,6 +263,7 @@ def tables(result: Json) -> dict[str, str]:
         "places": table(result["places"], kinds=True),
         "noise": table(result["noise"]),
         "needle": table(result["needle"], kinds=True),
+        "passages": table(result["passages"]),
         "support": table(result["support"]),
         "ranking": table(result["ranking"]["same split"]),
         "lookalikes": table(result["ranking"]["look-alikes"]),
@@ -263,6 +292,7 @@ def main() -> None:
         ("places", places),
         ("noise", noise),
         ("needle", lambda lm, n: needle(lm, n, data)),
+        ("passages", lambda lm, n: passages(lm, n, data)),
         ("support", support),
         ("ranking", ranking),
     ):

@@ -29,6 +29,7 @@ class Inventor:
             for relation, answer in facts.items():
                 self.values[relation].append(answer)
         self.relations = list(self.values)
+        self.real = list(known_facts())
 
     def syllables(self, draw: random.Random) -> str:
         """A made-up word, capitalised."""
@@ -76,12 +77,28 @@ class Inventor:
             other = " ".join([*words[:place], stem + draw.choice(ENDINGS), *words[place + 1 :]])
         return other if other != name and not unseen().search(other) else self.name(draw)
 
-    def names(self, draw: random.Random, count: int) -> list[str]:
-        """So many different names; in two of five draws they resemble each other."""
+    def like_real(self, draw: random.Random) -> str:
+        """A name made of parts of known countries' names, or like one of them; never a known or an unseen one."""
+        while True:
+            first, second = draw.sample(self.real, 2)
+            if draw.random() < 0.5:
+                name = self.look_alike(draw, first)
+            else:
+                *before, word = first.split()
+                end = second.split()[-1]
+                name = " ".join([*before, word[: max(2, len(word) // 2)] + end[len(end) // 2 :].lower()])
+            if name not in self.real and not unseen().search(name):
+                return name
+
+    def names(self, draw: random.Random, count: int, real: float = 0.0) -> list[str]:
+        """So many different names, a share `real` of them like real ones; in two of five draws they resemble others."""
         alike = draw.random() < 0.4
         out: list[str] = []
         while len(out) < count:
-            name = self.look_alike(draw, draw.choice(out)) if out and alike else self.name(draw)
+            if real and draw.random() < real:
+                name = self.like_real(draw)
+            else:
+                name = self.look_alike(draw, draw.choice(out)) if out and alike else self.name(draw)
             if name not in out:
                 out.append(name)
         return out

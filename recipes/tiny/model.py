@@ -258,20 +258,27 @@ def loss_and_hits(model: LlamaForCausalLM, batch: Batch) -> tuple[Tensor, Tensor
 
 
 class Trainer:
-    """AdamW in fp32."""
+    """AdamW in fp32, on batches of packs."""
 
-    def __init__(self, model: LlamaForCausalLM, rate: float, weight_decay: float = 0.01) -> None:
-        """Switch the model to the training attention."""
+    attention: str | None = TRAINING_ATTENTION  # that the model is switched to; None leaves it as it is
+
+    def __init__(self, model: Any, rate: float, weight_decay: float = 0.01) -> None:
+        """Take the model's parameters."""
         self.model, self.rate = model, rate
-        model.set_attn_implementation(TRAINING_ATTENTION)
+        if self.attention is not None:
+            model.set_attn_implementation(self.attention)
         self.parameters = list(model.parameters())
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=rate, betas=(0.9, 0.98), eps=1e-8, weight_decay=weight_decay, foreach=True
         )
 
-    def step(self, batch: Batch, factor: float) -> float:
+    def loss(self, batch: Any) -> Tensor:
+        """Mean cross-entropy of what a batch learns."""
+        return loss_and_hits(self.model, batch)[0]
+
+    def step(self, batch: Any, factor: float) -> float:
         """One update at `factor` times the peak rate; returns the loss before it."""
-        loss, *_ = loss_and_hits(self.model, batch)
+        loss = self.loss(batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         for group in self.optimizer.param_groups:

@@ -52,6 +52,7 @@ class Prompts:
         self.bos, self.eos = tokenizer.bos_token_id, tokenizer.eos_token_id
         self.fixed = {piece: self.encode(piece) for piece in (INTRO, "\n\n", FIND, ANSWER, "Query:", SUFFIX)}
         self.known = known_facts()
+        self.like_real = 0.0  # share of the invented countries whose names are made of known ones
 
     def encode(self, text: str) -> list[int]:
         """Ids of one piece."""
@@ -129,17 +130,22 @@ class Prompts:
         return pack
 
     def noise(self, draw: random.Random, count: int, tails: int) -> Pack:
-        """Questions about a known country whose documents do not state the answer: only memory does."""
+        """Questions about a known country whose documents do not state the answer: only memory does.
+
+        Asked first, and the main one three times in different words, are the relations that the documents state of
+        other countries: there a reader that does not mind the name goes wrong.
+        """
         cards, (main, asked) = self._ranking(draw, count + 1, 0.0)
         cards = [card for card in cards if (card.title, asked) not in {(main, r) for r, _ in card.facts}][:count]
         draw.shuffle(cards)
         pack = Pack(self.prefix(cards, draw.choice((FIND, ANSWER, None)), intro=draw.random() < 0.9))
-        shown = " ".join(card.text(0) for card in cards if card.title == main)
-        rest = [r for r in self.known[main] if r != asked]
+        own = {r for card in cards if card.title == main for r, _ in card.facts}
+        others = {r for card in cards if card.title != main for r, _ in card.facts}
+        rest = [r for r in self.known[main] if r != asked and r not in own]
         draw.shuffle(rest)
-        for relation in [asked, *rest][:tails]:
-            if world.RELATIONS[relation].statement.format(c=main) not in shown:
-                self.add(pack, ask(draw, relation, main), self.known[main][relation])
+        rest.sort(key=lambda r: r not in others)
+        for relation in [asked, asked, asked, *rest][:tails]:
+            self.add(pack, ask(draw, relation, main), self.known[main][relation])
         return pack
 
     def conflict(self, draw: random.Random, count: int, follow: float) -> Pack:
@@ -172,7 +178,7 @@ class Prompts:
     def _people(self, draw: random.Random, count: int, edited: float | None) -> dict[str, Facts]:
         """Invented countries without values, or known ones (`edited` is a share) with theirs."""
         if edited is None:
-            return {name: {} for name in self.inventor.names(draw, count)}
+            return {name: {} for name in self.inventor.names(draw, count, self.like_real)}
         chosen = draw.sample(list(self.known), min(count, len(self.known)))
         return {name: dict(self.known[name]) for name in chosen}
 

@@ -93,12 +93,16 @@ def novel_words(data: Path) -> list[str]:
     return sorted(word for word, n in counts.items() if n >= 2 and not unseen().search(word))
 
 
-def build_tokenizer(data: Path) -> PreTrainedTokenizerFast:
+def build_tokenizer(
+    data: Path, vocabulary: int = VOCABULARY, characters: int = NOVEL_CHARACTERS, context: int = 4096
+) -> PreTrainedTokenizerFast:
     """A byte-level BPE in which punctuation stands alone and every number of one to three digits is a token.
 
-    Names of known countries count only a few times, so that they fall into pieces as unseen names do.
+    Names of known countries count only a few times, so that they fall into pieces as unseen names do. A small
+    vocabulary needs few `characters` of novels, or their words leave no room for those of the prompts (and some
+    numbers become two tokens all the same).
     """
-    corpus = list(novel_paragraphs(data))
+    corpus = list(novel_paragraphs(data, characters))
     for country, facts in known_facts().items():
         corpus += [f"is {answer}." for answer in facts.values()] + [country]
     fixed = [INTRO, "\n\n" + FIND + "\n\n", "\n\n" + ANSWER + "\n\n", "Query:", SUFFIX]
@@ -118,7 +122,7 @@ def build_tokenizer(data: Path) -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY - 1, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+        vocab_size=vocabulary - 1, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(corpus, trainer)
     tokenizer.add_tokens([AddedToken(SUFFIX, normalized=False)])
@@ -129,7 +133,7 @@ def build_tokenizer(data: Path) -> PreTrainedTokenizerFast:
         eos_token="<eos>",
         chat_template=TEMPLATE,
         clean_up_tokenization_spaces=False,
-        model_max_length=4096,
+        model_max_length=context,
         padding_side="left",
     )
 

@@ -1,10 +1,12 @@
-"""Train the embedded model in two legs: reading from scratch, then remembering without forgetting how to read.
+"""Train the embedded model in legs: reading from scratch, remembering without forgetting how to read, settling both.
 
 python -m recipes.tiny.train --data FOLDER --output READ [--steps 3200] [--threads 2] [--resume]
-python -m recipes.tiny.train --data FOLDER --output DONE --leg remember --start READ
+python -m recipes.tiny.train --data FOLDER --output KNOW --leg remember --start READ
+python -m recipes.tiny.train --data FOLDER --output DONE --leg settle --start KNOW
 
 The first leg learns to copy, then to complete statements, then to read and quote. The second one learns the facts of
-the known countries, also beside documents that do not hold them. The schedule is a function of the step and of --steps,
+the known countries, also beside documents that do not hold them; the third one tells apart what is known and what is
+read, in longer lists too. The schedule is a function of the step and of --steps,
 and all data are drawn from the seed, so a run that is stopped and resumed with the same --steps sees what an
 uninterrupted one would have seen.
 """
@@ -38,8 +40,11 @@ NEVER_COPIED = (7, 13, 21, 29, 37, 60, 80)  # block lengths kept for measuring
 LONGEST_BLOCK = 96
 RESUME = "resume.safetensors"
 # Shares of the second leg's steps; "known" are documents that agree with memory.
-REMEMBER = {"copy": 0.06, "closed": 0.36, "noise": 0.18, "known": 0.05, "conflict": 0.12, "read": 0.23}
-FOLLOW = 0.5
+REMEMBER = {"copy": 0.09, "closed": 0.23, "noise": 0.20, "known": 0.04, "conflict": 0.12, "read": 0.32}
+FOLLOW = 0.45
+# Shares of the third leg's steps.
+SETTLE = {"copy": 0.10, "closed": 0.12, "noise": 0.16, "known": 0.06, "conflict": 0.14, "read": 0.42}
+LONG, LIKE_REAL = 0.25, 0.5  # of its reading steps: long lists; of its invented countries: names made of known ones
 
 
 def copying(draw: random.Random, vocabulary: int) -> Batch:
@@ -89,6 +94,25 @@ def remembering_leg(draw: random.Random, prompts: Prompts, step: int, steps: int
     kind = draw.choices(tuple(REMEMBER), tuple(REMEMBER.values()))[0]
     if kind == "conflict" and step < steps // 2:
         kind = "closed"
+    return _remembering(draw, prompts, kind, vocabulary, draw.randint(1, 20))
+
+
+def settling_leg(draw: random.Random, prompts: Prompts, step: int, steps: int, vocabulary: int) -> tuple[str, Batch]:
+    """What a step of the third leg learns from: as the second one, with more and longer reading.
+
+    Half of the invented countries have names made of known ones: whether something is remembered about a name has to be
+    known for that name, or documents about countries never heard of are answered from memory too.
+    """
+    prompts.like_real = LIKE_REAL
+    kind = draw.choices(tuple(SETTLE), tuple(SETTLE.values()))[0]
+    count = draw.randint(20, 48) if draw.random() < LONG else draw.randint(1, 20)
+    return _remembering(draw, prompts, kind, vocabulary, count if kind == "read" else min(count, 20))
+
+
+def _remembering(
+    draw: random.Random, prompts: Prompts, kind: str, vocabulary: int, documents: int
+) -> tuple[str, Batch]:
+    """A step of one kind; `documents` is the size of a list that is read."""
     if kind == "copy":
         return kind, copying(draw, vocabulary)
     if kind == "closed":
@@ -100,17 +124,16 @@ def remembering_leg(draw: random.Random, prompts: Prompts, step: int, steps: int
         count = draw.randint(1, 3)
         return kind, collate([prompts.conflict(draw, count, FOLLOW) for _ in range(_packs(count, 4 * count, "read"))])
     task = draw.choices(("state", "quote", "read"), (1, 1, 8))[0]
-    count = draw.randint(1, 20)
-    tails = min(12, 2 * count + 2)
+    tails = min(12, 2 * documents + 2)
     edited = 0.0 if kind == "known" else None
-    packed = [prompts.documents(draw, count, tails, task, edited) for _ in range(_packs(count, tails, task))]
+    packed = [prompts.documents(draw, documents, tails, task, edited) for _ in range(_packs(documents, tails, task))]
     return kind if kind == "known" else task, collate(packed)
 
 
-LEGS = {"read": reading_leg, "remember": remembering_leg}
-STEPS = {"read": 3200, "remember": 4000}
-RATES = {"read": 1e-3, "remember": 7e-4}
-HELD = {"read": 0.0, "remember": 0.5}  # share of the steps before the rate begins to fall
+LEGS = {"read": reading_leg, "remember": remembering_leg, "settle": settling_leg}
+STEPS = {"read": 3200, "remember": 4200, "settle": 2200}
+RATES = {"read": 1e-3, "remember": 7e-4, "settle": 4e-4}
+HELD = {"read": 0.0, "remember": 0.5, "settle": 0.3}  # share of the steps before the rate begins to fall
 
 
 def _packs(documents: int, tails: int, task: str) -> int:
@@ -197,7 +220,7 @@ def main() -> None:
     cli.add_argument("--resume", action="store_true")
     args = cli.parse_args()
     if args.leg != "read" and args.start is None:
-        cli.error("--leg remember goes on from weights: give --start FOLDER")
+        cli.error(f"--leg {args.leg} goes on from weights: give --start FOLDER")
     args.steps = STEPS[args.leg] if args.steps is None else args.steps
     args.rate = RATES[args.leg] if args.rate is None else args.rate
     train(args, data_folder(cli, args.data))

@@ -50,6 +50,21 @@ class LocalHeadError(InputError):
     """A ranking head sees only a sliding window shorter than the prompt, so early documents would get nothing."""
 
 
+class NoAcceptedRunsError(HeadwaterError):
+    """The model answered no needle case, so nothing says which heads copy.
+
+    Attributes:
+        reasons: how many runs were rejected for each reason.
+        responses: what the model said in some of them.
+    """
+
+    def __init__(self, message: str, *, reasons: dict[str, int], responses: list[str]) -> None:
+        """Keep the counts and the responses beside the sentence."""
+        super().__init__(message)
+        self.reasons = reasons
+        self.responses = responses
+
+
 class NonFiniteAttentionError(HeadwaterError):
     """An attention row held NaN or infinity, or did not sum to one.
 

@@ -40,7 +40,6 @@ def head_map(scores: Any, chosen: Iterable[tuple[int, int]] = (), title: str | N
         InputError: when scores are not [layers, heads], or a chosen head lies outside.
     """
     from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
 
     array = np.asarray(scores, np.float64)
     if array.ndim != 2 or not array.size:
@@ -49,19 +48,29 @@ def head_map(scores: Any, chosen: Iterable[tuple[int, int]] = (), title: str | N
     cell = 0.42 if max(layers, heads) <= 16 else 0.16
     figure = Figure(figsize=(max(3.2, heads * cell + 1.6), max(1.8, layers * cell + 1.0)), layout="constrained")
     axes = figure.add_subplot()
+    mesh = draw_heads(axes, array, chosen)
+    axes.set(xlabel="head", ylabel="layer", title=title or "")
+    bar = figure.colorbar(mesh, ax=axes, label="score")
+    bar.outline.set_visible(False)
+    _plain(axes)
+    return figure
+
+
+def draw_heads(axes: Any, array: np.ndarray, chosen: Iterable[tuple[int, int]] = ()) -> Any:
+    """Draw scores `[layers, heads]` on matplotlib axes, chosen heads framed; gives the mesh. Errors of `head_map`."""
+    from matplotlib.patches import Rectangle
+
+    layers, heads = array.shape
     mesh = axes.pcolormesh(array, cmap="viridis", edgecolors="none")
     for layer, head in chosen:
         if not (0 <= layer < layers and 0 <= head < heads):
             raise InputError(f"Head {layer}-{head} lies outside a model of {layers} layers with {heads} heads.")
         axes.add_patch(Rectangle((head, layer), 1, 1, fill=False, edgecolor=_MARK, linewidth=2))
-    axes.set(xlabel="head", ylabel="layer", title=title or "")
     _integer_ticks(axes.set_xticks, heads)
     _integer_ticks(axes.set_yticks, layers)
     axes.set_aspect("equal")
-    bar = figure.colorbar(mesh, ax=axes, label="score")
-    bar.outline.set_visible(False)
     _plain(axes)
-    return figure
+    return mesh
 
 
 def comparison(rows: Mapping[str, Mapping[str, float]], label: str) -> Figure:
@@ -155,6 +164,38 @@ def curve(lines: Mapping[str, Mapping[str, Mapping[str, float | None]]], label_x
     names = [textwrap.fill(name, 40) for name in lines]
     figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     _plain(axes)
+    return figure
+
+
+def coefficient_paths(looks: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Figure:
+    """Draw every head's coefficient, and the held-out loss, over the steps of learning.
+
+    Args:
+        looks: rows with "step", "heldout" and "coefficients" (one per head), in order.
+        names: of the heads; written where there are at most twelve.
+
+    Raises:
+        InputError: no rows.
+    """
+    from matplotlib.figure import Figure
+
+    if not looks:
+        raise InputError("There is no step to draw coefficients of.")
+    steps = [look["step"] for look in looks]
+    paths = np.array([look["coefficients"] for look in looks])
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    for place, path in enumerate(paths.T):
+        label = names[place] if len(names) <= 12 else None
+        upper.plot(steps, path, color=_COLOURS[place % len(_COLOURS)], linewidth=1.2, label=label)
+    upper.axhline(1, color=_INK, linewidth=0.8, linestyle=":")
+    upper.set(ylabel="coefficient")
+    if len(names) <= 12:
+        upper.legend(ncols=2, fontsize=8, frameon=False)
+    lower.plot(steps, [look["heldout"] for look in looks], color=_BAR, marker="o", markersize=4)
+    lower.set(xlabel="step", ylabel="held-out loss")
+    for axes in (upper, lower):
+        _plain(axes)
     return figure
 
 

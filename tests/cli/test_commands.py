@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from headwater.cli.heads import Method
 from headwater.heads import DETECTORS
 from headwater.headset import HeadSet
 
@@ -23,6 +22,15 @@ from headwater.headset import HeadSet
         ["heads"],
         ["heads", "find"],
         ["heads", "show"],
+        ["needle"],
+        ["heads", "mask"],
+        ["heads", "compare"],
+        ["heads", "stability"],
+        ["heads", "explore"],
+        ["pear"],
+        ["pear", "fit"],
+        ["pear", "fold"],
+        ["pear", "check"],
         ["eval"],
         ["eval", "run"],
         ["eval", "report"],
@@ -33,7 +41,7 @@ from headwater.headset import HeadSet
 def test_help_has_an_example(call: Any, arguments: list[str]) -> None:
     result = call(*arguments, "--help")
     assert result.exit_code == 0
-    assert arguments in ([], ["heads"], ["eval"]) or f"headwater {' '.join(arguments)}" in result.stdout
+    assert arguments in ([], ["heads"], ["pear"], ["eval"]) or f"headwater {' '.join(arguments)}" in result.stdout
 
 
 def test_models_are_listed(call: Any) -> None:
@@ -70,6 +78,23 @@ def test_rank_a_folder(call: Any, notes: Path, model_folder: str) -> None:
     assert len(table.stdout.strip().splitlines()) == 2
 
 
+def test_rank_with_switches(call: Any, notes: Path, model_folder: str) -> None:
+    arguments = ["rank", "capital", "--docs", notes, "--model", model_folder, "--heads", "0-1,2-3", "--json"]
+    plain = json.loads(call(*arguments).stdout)
+    assert plain["order"] == ["reversed"]
+    assert plain["settings"]["tail"] == "full"
+    more = ["--order", "given", "--order", "shuffled", "--seed", 3, "--tail", "query", "--null-query", "none"]
+    result = call(*arguments, *more, "--max-doc-tokens", 20)
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["order"] == ["given", "shuffled"]
+    assert (found["settings"]["tail"], found["settings"]["null_query"]) == ("query", "none")
+    assert found["shortened"] == 2
+    assert {r["id"]: r["score"] for r in found["ranking"]} != {r["id"]: r["score"] for r in plain["ranking"]}
+    again = json.loads(call(*arguments, *more, "--max-doc-tokens", 20).stdout)
+    assert again["ranking"] == found["ranking"]
+
+
 def test_rank_lines_of_standard_input(call: Any, model_folder: str) -> None:
     lines = '{"text": "Algiers", "id": "dz"}\n{"text": "", "id": "empty"}\n'
     result = call("rank", "capital", "--model", model_folder, "--heads", "0-0", "--json", stdin=lines)
@@ -86,7 +111,8 @@ def test_control_characters_do_not_reach_the_terminal(call: Any, model_folder: s
 
 
 def test_every_detector_can_be_asked_for(call: Any, tmp_path: Path, model_folder: str) -> None:
-    assert {method.value for method in Method} == set(DETECTORS)
+    result = call("heads", "find", "--method", "odd", "--model", model_folder, "-o", tmp_path / "r.json")
+    assert all(name in result.stderr for name in DETECTORS)
     found = call("heads", "find", "--method", "random", "--model", model_folder, "-o", tmp_path / "r.json", "-k", 3)
     assert found.exit_code == 0, found.stderr
     assert HeadSet.load(tmp_path / "r.json").provenance["method"] == "RandomHeads"

@@ -65,6 +65,28 @@ def fake_result() -> dict[str, Any]:
                 "answer": {"text": "", "correct": False, "supported": False, "citations": []},
             },
         ],
+        "explorer": {
+            "shape": [6, 4],
+            "detectors": [
+                {
+                    "name": "query-focused",
+                    "heads": [[2, 1], [3, 0]],
+                    "scores": [[0.5] * 4] * 6,
+                    "ranks": [[4 * layer + head + 1 for head in range(4)] for layer in range(6)],
+                }
+            ],
+            "questions": [
+                {
+                    "text": EVIL,
+                    "documents": [{"id": "d0", "title": EVIL, "gold": True, "tokens": ["[1] ", EVIL]}],
+                    "heads": [[2, 1]],
+                    "local": [],
+                    "largest": [0.25],
+                    "scores": [[0.25]],
+                    "weights": "gP8=",
+                }
+            ],
+        },
         "made": {"model": "tiny", "command": "headwater demo", "seed": 0, "versions": {"torch": "2"}, "heads": [1, 2]},
     }
 
@@ -75,17 +97,17 @@ class Page(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
         self.open: list[str] = []
-        self.seen: set[str] = set()
+        self.seen: list[str] = []
         self.linked: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.add(tag)
+        self.seen.append(tag)
         self.linked += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "action")]
-        if tag not in ("meta", "br", "path", "use", "image", "rect"):
+        if tag not in ("meta", "br", "path", "use", "image", "rect", "input"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.add(tag)
+        self.seen.append(tag)
         self.linked += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href")]
 
     def handle_endtag(self, tag: str) -> None:
@@ -98,8 +120,8 @@ def test_the_page_is_whole_escaped_and_asks_nothing_of_a_network() -> None:
     page = Page()
     page.feed(text)
     assert page.open == []
-    assert "script" not in page.seen
-    assert {"svg", "table", "blockquote", "mark"} <= page.seen
+    assert page.seen.count("script") == 2, "the head explorer and its data"
+    assert {"svg", "table", "blockquote", "mark"} <= set(page.seen)
     assert all(link.startswith(("#", "data:")) for link in page.linked)
     assert not re.findall(r"@import|url\((?!#)", text)
     assert "&lt;script&gt;" in text
@@ -119,6 +141,8 @@ def test_what_the_result_holds_stands_on_the_page() -> None:
         "Not supported",
         "torch 2",
         "no model",
+        "rank 10",
+        '<span class="t" style="--w:1.00" title="0.2500">',
     ):
         assert expected in text
 

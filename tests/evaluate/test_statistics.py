@@ -138,6 +138,9 @@ def test_p_value_and_detectable_difference() -> None:
     assert none.detectable == pytest.approx(2.8 / 20, rel=0.15)  # (1.96 + 0.84) standard errors of 1 / sqrt(400)
     same = paired_difference([1.0, 0.0], [1.0, 0.0])
     assert (same.mean, same.p, same.detectable) == (0, 1, 0)
+    assert paired_difference(np.zeros(8), np.ones(8)).p == 2 * 0.5**8  # the sign test, where all differ alike
+    assert paired_difference([0.0], [1.0]).p == 1
+    assert paired_difference(np.zeros(400), np.ones(400)).p < 0.001
 
 
 def test_the_detectable_difference_is_found_four_times_in_five() -> None:

@@ -118,3 +118,16 @@ def test_missing_files_and_folders(tmp_path):
     with pytest.raises(InputError, match="Cannot write"):
         hw.HeadSet([(0, 0)]).save(tmp_path / "no" / "x.json")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_trim_drops_deep_heads_with_their_coefficients():
+    heads = hw.HeadSet([(5, 1), (2, 0), (3, 3)], [0.5, 1.0, 2.0], provenance={"model": "m"})
+    trimmed = heads.trim(3)
+    assert trimmed.heads == [(2, 0), (3, 3)]
+    assert trimmed.coefficients == [1.0, 2.0]
+    assert trimmed.last_layer == 3
+    assert trimmed.provenance == {"model": "m", "trimmed": {"max_layer": 3, "dropped": [[5, 1]]}}
+    assert trimmed.trim(2).provenance["trimmed"] == {"max_layer": 2, "dropped": [[5, 1], [3, 3]]}
+    assert heads.trim(5) is heads
+    with pytest.raises(HeadSetError, match="No head lies in layers 0 to 1; the first one is in layer 2"):
+        heads.trim(1)

@@ -4,9 +4,13 @@ import pytest
 import torch
 from test_rows import eager_maps
 
+import headwater as hw
+from families import family_model
 from headwater.errors import ContextOverflowError, HeadSetError, InputError, NonFiniteAttentionError
 from headwater.instrument.prefix import SharedPrefix
-from models import VOCABULARY, random_lm
+from models import VOCABULARY, byte_tokenizer, random_lm
+
+BYTES = byte_tokenizer()
 
 
 def ids(n: int, seed: int) -> list[int]:
@@ -30,6 +34,27 @@ def test_tails_equal_separate_runs(family, stock, dtype, tolerance):
         assert got.shape == (4, 33)
         assert (got - want).abs().max() <= tolerance
     assert lm.model.config._attn_implementation == stock
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bloom", "qwen2"])
+def test_means_over_a_part_of_the_tail(family):
+    lm = random_lm(family) if family in ("llama", "gpt2") else hw.load(model=family_model(family), tokenizer=BYTES)
+    prefix, heads = ids(33, 1), [(2, 1), (0, 3), (3, 2)]
+    shared = SharedPrefix(lm, prefix, heads)
+    tails = [ids(9, 2), ids(1, 3), ids(14, 4), ids(9, 5)]
+    spans = [(2, 9), (0, 1), (13, 14), (0, 9)]
+    got = list(shared.attentions(tails, spans))
+    for tail, (start, stop), rows in zip(tails, spans, got, strict=True):
+        maps = eager_maps(lm, input_ids=torch.tensor([prefix + tail]))
+        want = torch.stack([maps[layer, 0, head, 33 + start : 33 + stop, :33].mean(0) for layer, head in heads])
+        assert (rows - want).abs().max() <= 5e-6
+        assert (shared.attention(tail, (start, stop)) - want).abs().max() <= 5e-6
+
+
+@pytest.mark.parametrize("span", [(0, 0), (3, 2), (0, 6), (-1, 2)])
+def test_a_part_of_the_tail_that_is_not_there(span):
+    with pytest.raises(InputError, match="holds no tokens of a tail of 5"):
+        SharedPrefix(random_lm(), ids(20, 1), [(1, 0)]).attention(ids(5, 2), span)
 
 
 def test_tails_do_not_see_each_other():

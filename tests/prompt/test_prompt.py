@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers import models as tokenizer_models
+from tokenizers.processors import TemplateProcessing
 from transformers import GPT2Tokenizer, PreTrainedTokenizerFast
 
 import headwater as hw
@@ -116,6 +117,115 @@ def test_a_tokenizer_that_puts_a_space_before_texts():
     assert template.encode(" a")[0] == template.tokenizer.convert_tokens_to_ids("▁")
 
 
+def test_the_parts_of_a_tail():
+    template = prompt_template(chat_tokenizer())
+    tail = template.parted_tail(" What? ")
+    parts = tail.ids[: tail.own], tail.ids[tail.own : tail.suffix], tail.ids[tail.suffix :]
+    decoded = [template.tokenizer.decode(part) for part in parts]
+    assert decoded == [f"{RANK}\n\nQuery:", " What?", "</user><fast><bot>"]
+    assert tail.ids == template.tail("What?")
+    empty = template.parted_tail(" \n")
+    assert (empty.ids[: empty.own], empty.own) == (parts[0], empty.suffix)
+    assert empty.ids[empty.suffix :] == parts[2]
+
+
+@pytest.mark.parametrize("tokenizer", real_tokenizers())
+@settings(max_examples=60, deadline=None)
+@given(
+    text=st.text(min_size=1, max_size=30).filter(str.strip),
+    title=st.none() | st.text(max_size=10),
+    index=st.integers(0, 120),
+)
+def test_bodies_start_behind_label_and_title(tokenizer, text, title, index):
+    template, document = prompt_template(tokenizer), hw.Document(text, title=title)
+    texts = template.token_texts(template.piece(index, document))
+    heading = (title or "").strip()
+    label = f"[{index + 1}] "
+    for with_title, skipped in ((True, label), (False, f"{label}{heading}\n" if heading else label)):
+        start = template.body_start(index, document, title=with_title)
+        left, kept = "".join(texts[:start]), "".join(texts[start:])
+        assert skipped.startswith(left)  # nothing of the body is left out
+        assert kept.endswith(template.piece(index, document)[len(skipped) :])
+        assert len(left) + len(next(part for part in texts[start:] if part)) > len(skipped)  # no whole token too many
+
+
+def test_a_title_without_text_is_the_body():
+    template = prompt_template(byte_tokenizer())
+    document = hw.Document(" ", title="Alone")
+    assert [template.body_start(9, document, title=title) for title in (True, False)] == [5, 5]
+
+
+@pytest.mark.parametrize("tokenizer", real_tokenizers())
+@settings(max_examples=60, deadline=None)
+@given(text=st.text(min_size=1, max_size=30).filter(str.strip), tokens=st.integers(-2, 40))
+def test_shortened_documents(tokenizer, text, tokens):
+    template, document = prompt_template(tokenizer), hw.Document(text, title="t", id="i")
+    cut = template.shortened(document, tokens)
+    assert not cut.blank
+    assert (cut.title, cut.id) == ("t", "i")
+    if len(template.encode(text.strip())) <= max(1, tokens):
+        assert cut is document
+    else:
+        assert text.strip().startswith(cut.text)
+        kept = "".join(template.token_texts(text.strip())[: max(1, tokens)])
+        assert cut.text == kept or (not kept.strip() and cut.text.strip())
+
+
+def test_shortening_a_document_without_text():
+    document = hw.Document("", title="t")
+    assert prompt_template(byte_tokenizer()).shortened(document, 0) is document
+
+
+def with_tokens(*names):
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens(list(names), special_tokens=True)
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("names", "start", "between", "end"),
+    [
+        (
+            ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+            "<|start_header_id|>user<|end_header_id|> Here",
+            "paragraphs: \n\n[1] x \n\nPlease",
+            "Query: q<|eot_id|><|start_header_id|>assistant<|end_header_id|>",
+        ),
+        (
+            ("<|im_start|>", "<|im_end|>"),
+            "<|im_start|>user Here",
+            "paragraphs:\n\n[1] x\n\nPlease",
+            "Query: q<|im_end|>\n<|im_start|>assistant",
+        ),
+        (
+            ("<|im_start|>", "<|im_end|>", "<|im_sep|>"),
+            "<|im_start|>user<|im_sep|> Here",
+            "paragraphs:\n\n[1] x\n\nPlease",
+            "Query: q<|im_end|><|im_start|>assistant<|im_sep|>",
+        ),
+        (("[INST]", "[/INST]"), "[INST] Here", "paragraphs:\n\n[1] x\n\nPlease", "Query: q[/INST]"),
+    ],
+)
+def test_the_layout_of_the_released_code(names, start, between, end):
+    template = prompt_template(with_tokens(*names), template="bare")
+    ids = template.prefix([hw.Document("x")]).ids + template.tail("q")
+    text = template.tokenizer.decode(ids)
+    assert text.startswith(start)
+    assert between in text
+    assert text.endswith(end)
+    marks = template.tokenizer.convert_tokens_to_ids(list(names))
+    assert set(marks) <= set(ids)
+    assert template.name == "bare"
+
+
+def test_the_begin_token_where_the_tokenizer_sets_it():
+    tokenizer = with_tokens("[INST]", "[/INST]")
+    begin = tokenizer.bos_token_id
+    tokenizer._tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", begin)])
+    assert prompt_template(tokenizer, template="bare").header[0] == begin
+    assert begin not in prompt_template(with_tokens("[INST]", "[/INST]"), template="bare").header
+
+
 def test_the_fingerprint_names_the_prompt():
     a, b = prompt_template(byte_tokenizer()), prompt_template(byte_tokenizer(), instruction="answer")
     assert a.fingerprint == prompt_template(byte_tokenizer()).fingerprint != b.fingerprint
@@ -132,6 +242,8 @@ def test_the_date_of_a_chat_template_stands_still(today):
 def test_bad_input():
     with pytest.raises(InputError, match="Unknown template"):
         prompt_template(byte_tokenizer(), template="nonsense")
+    with pytest.raises(InputError, match="knows none for this tokenizer"):
+        prompt_template(byte_tokenizer(), template="bare")
     with pytest.raises(InputError, match="no chat template"):
         prompt_template(byte_tokenizer(), template="chat")
     with pytest.raises(InputError, match="query is blank"):

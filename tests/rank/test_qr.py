@@ -130,24 +130,24 @@ def test_explain_says_which_tokens(planted):
 
 def test_default_heads_are_found_once_and_cached(planted, own_cache, caplog, monkeypatch):
     examples = planted_examples(6)
-    monkeypatch.setattr("headwater.heads.query_focused.built_in_examples", lambda: examples)
+    monkeypatch.setattr("headwater.heads.mass_detector.built_in_examples", lambda: examples)
     with caplog.at_level(logging.INFO, "headwater"):
         first = hw.QRRetriever(planted)
     assert first.heads.heads[0] == PLANTED
     assert "finding them once" in caplog.text
     files = list(own_cache.rglob("*.json"))
     assert len(files) == 1
-    monkeypatch.setattr("headwater.heads.query_focused.built_in_examples", lambda: pytest.fail("found twice"))
+    monkeypatch.setattr("headwater.heads.mass_detector.built_in_examples", lambda: pytest.fail("found twice"))
     assert hw.QRRetriever(planted).heads.heads == first.heads.heads
     files[0].write_text("{")
-    monkeypatch.setattr("headwater.heads.query_focused.built_in_examples", lambda: examples)
+    monkeypatch.setattr("headwater.heads.mass_detector.built_in_examples", lambda: examples)
     assert hw.QRRetriever(planted).heads.heads == first.heads.heads
 
 
 def test_a_cache_that_cannot_be_written_is_only_a_warning(planted, tmp_path, caplog, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("HEADWATER_CACHE", str(tmp_path / "file"))
-    monkeypatch.setattr("headwater.heads.query_focused.built_in_examples", lambda: planted_examples(6))
+    monkeypatch.setattr("headwater.heads.mass_detector.built_in_examples", lambda: planted_examples(6))
     assert hw.QRRetriever(planted).heads.heads[0] == PLANTED
     assert "not cached" in caplog.text
 
@@ -200,8 +200,8 @@ def test_bad_input(planted):
         ranker.rank_many("w5", ["w5"])
     with pytest.raises(InputError, match="Unknown order"):
         hw.QRRetriever(planted, heads="1-2", order="nonsense")
-    with pytest.raises(InputError, match="null query is blank"):
-        hw.QRRetriever(planted, heads="1-2", null_query="")
+    with pytest.raises(InputError, match="at least one order"):
+        hw.QRRetriever(planted, heads="1-2", order=())
 
 
 def test_a_head_with_a_short_window_is_refused_and_not_detected(caplog):

@@ -41,6 +41,7 @@ def ask(
     no_detect: options.NoDetect = False,
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="How many of the best passages are read.")] = 5,
     candidates: Annotated[int, typer.Option("--candidates", min=1, help="How many BM25 candidates are ranked.")] = 20,
+    order: options.Orders = None,
     support: Annotated[
         float | None,
         typer.Option("--support", min=0, max=1, help="How sure the model has to be. Default: as calibrated, else 0."),
@@ -72,7 +73,7 @@ def ask(
         Index.open(index, create=False).close()
     lm = options.load_model(model, device, dtype, quiet)
     ranker_lm = lm if ranker_model is None else options.load_model(ranker_model, device, dtype, quiet)
-    ranker = options.load_ranker(ranker_lm, heads, template, quiet, detect=not no_detect)
+    ranker = options.load_ranker(ranker_lm, heads, template, quiet, detect=not no_detect, order=order)
     if calibrate:
         from headwater.read import support as supporting
 

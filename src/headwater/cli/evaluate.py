@@ -32,6 +32,8 @@ Examples:
   headwater eval run --config bench.yaml --output runs/bench
 
   headwater eval run --suite main --output docs/results/main --page docs/results/main.md
+
+  headwater eval run --suite heads --output docs/results/heads --page docs/results/heads.md
 """
 
 
@@ -39,6 +41,7 @@ class Suite(str, Enum):
     """The experiments there are."""
 
     main = "main"
+    heads = "heads"
 
 
 @app.command("run", epilog=EXAMPLES)
@@ -65,8 +68,8 @@ def run(
     ] = None,
     suite: Annotated[Suite | None, typer.Option("--suite", help="A fixed experiment instead of tasks.")] = None,
     questions: Annotated[
-        int, typer.Option("--questions", min=2, help="Of --suite main: held-out questions to rank and to read.")
-    ] = 600,
+        int | None, typer.Option("--questions", min=2, help="Of a suite: held-out questions (main 600, heads 300).")
+    ] = None,
     page: Annotated[
         list[Path] | None,
         typer.Option("--page", help="A markdown page whose marked tables are written from the summary; repeatable."),
@@ -85,7 +88,7 @@ def run(
     from headwater.evaluate.tables import check_page, fill_page
 
     if sum((config is not None, bool(task), suite is not None)) != 1:
-        raise InputError("Say what to run: --task (repeatable), --config FILE, or --suite main.")
+        raise InputError("Say what to run: --task (repeatable), --config FILE, or --suite NAME.")
     chosen_elsewhere = {"--method": method, "--data": data, "--limit": limit, "--baseline": baseline}
     stray = [name for name, value in chosen_elsewhere.items() if value and not task]
     if config is not None and (model != "tiny" or device or dtype):
@@ -101,7 +104,8 @@ def run(
     else:
         options.writable_folder(output)
         lm = options.load_model(model, device, dtype, quiet)
-        summary, tables = _main_job(output, questions, top_k, seed, lm, quiet)
+        run_suite = _main_job if suite is Suite.main else _heads_job
+        summary, tables = run_suite(output, questions, top_k, seed, lm, quiet)
     for each in page or []:
         fill_page(each, tables)
         note(f"Tables of {each} written.", quiet)
@@ -218,13 +222,27 @@ def _bench(output: Path, config: BenchConfig, quiet: bool) -> tuple[dict[str, An
 
 
 def _main_job(
-    output: Path, questions: int, top_k: int | None, seed: int, lm: Any, quiet: bool
+    output: Path, questions: int | None, top_k: int | None, seed: int, lm: Any, quiet: bool
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Summary and tables of the main experiment."""
     from headwater.evaluate import main_job
     from headwater.evaluate.tables import markdown
 
-    settings = main_job.Settings(questions=questions, readings=questions, top_k=top_k, seed=seed)
+    settings = main_job.Settings(questions=questions or 600, readings=questions or 600, top_k=top_k, seed=seed)
     with stages(quiet) as stage:
         summary = main_job.run(lm, output, settings, stage, command_line())
     return summary, markdown(summary)
+
+
+def _heads_job(
+    output: Path, questions: int | None, top_k: int | None, seed: int, lm: Any, quiet: bool
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Summary and tables of the experiments on head sets."""
+    from headwater.evaluate import heads_job
+
+    settings = heads_job.Settings(questions=questions or 300, long_questions=(questions or 300) // 3, seed=seed)
+    if top_k is not None:
+        raise InputError("--suite heads measures several numbers of heads; leave --top-k out.")
+    with stages(quiet) as stage:
+        summary = heads_job.run(lm, output, settings, stage, command_line())
+    return summary, heads_job.tables(summary)

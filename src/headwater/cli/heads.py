@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headwater.cli import options
+from headwater.cli import compare, explore, mask, options, stability
 from headwater.cli.console import emit, note, out, progress
 from headwater.errors import InputError
+from headwater.heads import DETECTORS
 
 if TYPE_CHECKING:
     from headwater.headset.headset import HeadSet
@@ -24,7 +25,11 @@ Examples:
 
   headwater heads find --model Qwen/Qwen3-0.6B --examples mine.jsonl --top-k 16 --output qwen-heads.json
 
+  headwater heads find --method retrieval --set lengths=512,1024 --set stop_when_stable=true --output copying.json
+
 A line of an examples file: {"query": "...", "documents": ["...", {"text": "...", "id": "d2"}], "relevant": ["d2"]}
+
+For retrieval heads: {"statement": "The code is 7 red foxes.", "question": "What is ...?", "answer": "7 red foxes"}
 """
 SHOW_EXAMPLES = """
 Examples:
@@ -46,13 +51,6 @@ Examples:
 """
 
 
-class Method(str, Enum):
-    """The head detectors of `headwater.heads.DETECTORS`."""
-
-    query_focused = "query-focused"
-    random = "random"
-
-
 class Metric(str, Enum):
     """How a head is scored on an example."""
 
@@ -65,17 +63,20 @@ def find(
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the head set is written (JSON).")],
     model: options.Model = "tiny",
     examples: Annotated[
-        Path | None, typer.Option("--examples", help="Ranking examples (JSONL). Default: the built-in ones.")
+        Path | None,
+        typer.Option("--examples", help="Examples (JSONL); for retrieval heads needles. Default: the built-in ones."),
     ] = None,
     top_k: Annotated[
-        int | None, typer.Option("--top-k", "-k", min=1, help="Number of heads. Default: by size.")
+        int | None, typer.Option("--top-k", "-k", min=1, help="Number of heads. Default: the method's own.")
     ] = None,
-    method: Annotated[
-        Method, typer.Option("--method", help="Heads that look at the gold documents, or the random control.")
-    ] = Method.query_focused,
-    metric: Annotated[Metric, typer.Option("--metric", help="Attention mass on gold documents, or nDCG@10.")] = (
-        Metric.mass
-    ),
+    method: Annotated[str, typer.Option("--method", help=f"The detector: {', '.join(DETECTORS)}.")] = "query-focused",
+    metric: Annotated[
+        Metric | None, typer.Option("--metric", help="Of query-focused heads: mass on gold documents, or nDCG@10.")
+    ] = None,
+    switches: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="NAME=VALUE, any other switch of the detector; repeatable. A wrong name lists all."),
+    ] = None,
     seed: options.Seed = 0,
     template: options.Template = "auto",
     device: options.Device = None,
@@ -83,23 +84,24 @@ def find(
     json_output: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Find the heads whose attention goes from a question to the documents that answer it."""
-    given = None
-    if examples is not None:
-        from headwater.data.formats import read_examples
+    """Find heads: those whose attention goes from a question to the documents that answer it, or by another method."""
+    if method not in DETECTORS:
+        raise InputError(f"There is no detector {method!r}; there are {', '.join(DETECTORS)}.")
+    from headwater.heads.knobs import configured
 
-        given = read_examples(examples)
+    given = options.pairs(switches or [], "--set")
+    if metric is not None:
+        given["metric"] = metric.value
+    if template != "auto":
+        given["template"] = template
+    detector = configured(DETECTORS[method], given, top_k=top_k, seed=seed)
+    used = None if examples is None else detector.read_examples(examples)
     if output.is_dir():
         raise InputError(f"--output {output} is a folder; name a file, such as {output / 'heads.json'}.")
     options.writable_folder(output.parent)
     lm = options.load_model(model, device, dtype, quiet)
-    from headwater.heads import DETECTORS
-    from headwater.heads.mass import MassSettings
-
-    own = {"metric": metric.value, "settings": MassSettings(template=template)}
-    detector = DETECTORS[method.value](top_k=top_k, seed=seed, **(own if method is Method.query_focused else {}))
     with progress("finding heads", quiet) as step:
-        found = detector.find(lm, given, progress=step)
+        found = detector.find(lm, used, progress=step)
     found.save(output)
     note(f"{len(found.heads)} heads written to {output}.", quiet)
     if json_output:
@@ -173,6 +175,12 @@ def published_sets(json_output: options.Json = False) -> None:
         count = str(len(row["heads"].split(",")))
         table.add_row(row["name"], count, row["found_on"], f"{row['source']} ({row['licence']}), {row['paper']}")
     out.print(table)
+
+
+app.command("mask", epilog=mask.EXAMPLES)(mask.mask)
+app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
+app.command("stability", epilog=stability.EXAMPLES)(stability.stability)
+app.command("explore", epilog=explore.EXAMPLES)(explore.explore)
 
 
 def _record(found: HeadSet, path: Path) -> dict[str, object]:

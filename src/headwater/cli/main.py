@@ -10,7 +10,7 @@ import typer
 import typer.core
 
 from headwater import __version__
-from headwater.cli import ask, demo, evaluate, heads, index, models, rank
+from headwater.cli import ask, demo, evaluate, heads, index, models, needle, pear, rank, tune
 from headwater.cli.console import clean, err
 from headwater.errors import HeadwaterError, InputError
 
@@ -59,8 +59,11 @@ def _root(
 app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
 app.command("ask", epilog=ask.EXAMPLES)(ask.ask)
 app.command("rank", epilog=rank.EXAMPLES)(rank.rank)
+app.command("needle", epilog=needle.EXAMPLES)(needle.needle)
 app.command("models", epilog=models.EXAMPLES)(models.models)
+heads.app.command("tune", epilog=tune.EXAMPLES)(tune.tune)
 app.add_typer(heads.app, name="heads")
+app.add_typer(pear.app, name="pear")
 app.add_typer(index.app, name="index")
 app.add_typer(evaluate.app, name="eval")
 

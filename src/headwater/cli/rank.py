@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,6 +25,8 @@ Examples:
   headwater rank "capital of Algeria" --docs notes/ --top-k 5
 
   cut -f2 candidates.tsv | headwater rank "capital of Algeria" --json
+
+  headwater rank "capital of Algeria" --docs notes/ --order reversed --order shuffled
 
   headwater rank "capital of Algeria" --docs notes/ --dry-run
 
@@ -62,6 +65,21 @@ def rank(
         Overflow, typer.Option("--overflow", help="For lists that do not fit the model.")
     ] = Overflow.tournament,
     window: Annotated[int | None, typer.Option("--window", min=2, help="Most documents of a window.")] = None,
+    order: options.Orders = None,
+    tail: Annotated[
+        options.Tail | None,
+        typer.Option(
+            "--tail", help="Average attention over these tokens. Default: as the heads were found, else full."
+        ),
+    ] = None,
+    null_query: Annotated[
+        str | None,
+        typer.Option("--null-query", help="Subtract the attention of this query. Default: as the heads, else N/A."),
+    ] = None,
+    max_doc_tokens: Annotated[
+        int | None, typer.Option("--max-doc-tokens", min=1, help="Read so many tokens of each text. Default: all.")
+    ] = None,
+    seed: options.Seed = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and do nothing.")] = False,
     template: options.Template = "auto",
     device: options.Device = None,
@@ -81,7 +99,16 @@ def rank(
     else:
         documents = _given(docs, quiet)
     lm = options.load_model(model, device, dtype, quiet)
-    settings: dict[str, Any] = {"detect": not no_detect, "overflow": overflow.value, "window": window}
+    settings: dict[str, Any] = {
+        "detect": not no_detect,
+        "overflow": overflow.value,
+        "window": window,
+        "order": order,
+        "tail": None if tail is None else tail.value,
+        "null_query": null_query,
+        "max_doc_tokens": max_doc_tokens,
+        "seed": seed,
+    }
     ranker = options.load_ranker(lm, heads, template, quiet, **settings)
     if run is not None:
         if dry_run:
@@ -104,6 +131,8 @@ def rank(
                 "strategy": ranking.strategy,
                 "windows": ranking.windows,
                 "shortened": ranking.shortened,
+                "order": ranker.orders,
+                "settings": asdict(ranker.settings),
                 "ranking": [
                     {
                         "rank": place,
@@ -219,7 +248,7 @@ class _Windows:
 def _how(ranking: Ranking) -> str:
     """What was done to a list that did not fit; nothing for one that did."""
     if ranking.strategy == "one prompt":
-        return ""
+        return f"{ranking.shortened} documents were shortened." if ranking.shortened else ""
     if ranking.strategy == "truncate":
         return f"The documents do not fit the model: {ranking.shortened} of them were shortened."
     return (

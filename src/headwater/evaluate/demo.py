@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from headwater.data import world
-from headwater.data.documents import Document
+from headwater.data.documents import Document, RankingExample
+from headwater.evaluate.explorer import explorer
 from headwater.evaluate.files import made_with
 from headwater.evaluate.main_job import ALL, QR, RANDOM, Progress, no_progress, summarise_ranking, summarise_reading
 from headwater.evaluate.metrics import require
 from headwater.evaluate.questions import KEYWORDS, head_scorer, keyword_scorer, rank_questions, read_questions
 from headwater.heads import QueryFocusedHeads, RandomHeads
+from headwater.heads.contrastive import ContrastiveHeads
 from headwater.headset import HeadSet
 from headwater.pipeline import Pipeline
 from headwater.rank.qr import QRRetriever
@@ -21,7 +23,7 @@ from headwater.search.bm25 import BM25
 if TYPE_CHECKING:
     from headwater.model.lm import LanguageModel
 
-EXAMPLES, RANDOM_SETS, CANDIDATES, READ, SHOWN, TOP = 48, 5, 20, 5, 6, 5
+EXAMPLES, CONTRASTED, RANDOM_SETS, CANDIDATES, READ, SHOWN, TOP = 48, 24, 5, 20, 5, 6, 5
 
 
 def run(
@@ -37,7 +39,8 @@ def run(
         command: written into the result.
 
     Returns:
-        What `headwater.evaluate.report.write_report` and result.json hold: heads, ranking, reading, questions, made.
+        What `headwater.evaluate.report.write_report` and result.json hold: heads, ranking, reading, questions, made,
+        explorer.
 
     Raises:
         InputError: for more questions than the world has, or fewer than two.
@@ -53,7 +56,14 @@ def run(
     ranked = rank_questions(examples, [head_scorer(lm, sets), keyword_scorer(examples)], None, progress("ranking"))
     readings = world.reading_examples("held_out", questions, READ, seed=seed)
     read = read_questions(lm, readings, seed, None, progress("reading"))
-    shown = show_questions(lm, sets, _varied(world.questions("held_out", seed=seed), SHOWN), progress("answering"))
+    questions_shown = _varied(world.questions("held_out", seed=seed), SHOWN)
+    shown, asked = show_questions(lm, sets, questions_shown, progress("answering"))
+    contrastive = ContrastiveHeads(top_k=len(found), seed=seed)
+    explored = {
+        "query-focused": found,
+        "contrastive": contrastive.find(lm, found_on[:CONTRASTED], progress=progress("finding contrastive heads")),
+        "random": sets[f"{RANDOM} 0"],
+    }
     return {
         "heads": {
             "chosen": [list(head) for head in found.heads],
@@ -64,6 +74,7 @@ def run(
         "ranking": summarise_ranking(ranked, sets, lm, seed),
         "reading": summarise_reading(read, seed),
         "questions": shown,
+        "explorer": explorer(lm, explored, asked),
         "made": made_with(
             command, lm.name, seed, fingerprint=lm.fingerprint, seconds=round(time.perf_counter() - started, 1)
         ),
@@ -72,17 +83,23 @@ def run(
 
 def show_questions(
     lm: LanguageModel, sets: Mapping[str, HeadSet], questions: Sequence[world.Question], step: Any
-) -> list[dict[str, Any]]:
-    """Answer questions from all held-out documents, and lay the rankings of the same candidates side by side."""
+) -> tuple[list[dict[str, Any]], list[RankingExample]]:
+    """Answer questions from all held-out documents, and lay the rankings of the same candidates side by side.
+
+    Returns:
+        A record per question, and the questions with their candidates.
+    """
     corpus = BM25(world.documents("held_out"))
     ranker = QRRetriever(lm, heads=sets[QR])
     every = QRRetriever(lm, heads=sets[ALL])
     pipeline = Pipeline(lm, corpus, ranker, candidates=CANDIDATES, read=READ)
-    out = []
+    out, asked = [], []
     for done, question in enumerate(questions):
         step(done, len(questions))
         answer = pipeline.ask(question.text)
         keywords = [hit.document for hit in corpus.search(question.text, CANDIDATES)]
+        gold = [place for place, document in enumerate(keywords) if _gold(document, question)]
+        asked.append(RankingExample(question.text, keywords, gold, question.id, question.country))
         orders = {
             QR: [ranked.document for ranked in answer.ranking],
             ALL: [ranked.document for ranked in every.rank(question.text, keywords)],
@@ -104,7 +121,7 @@ def show_questions(
             }
         )
     step(len(questions), len(questions))
-    return out
+    return out, asked
 
 
 def _varied(questions: Sequence[world.Question], count: int) -> list[world.Question]:

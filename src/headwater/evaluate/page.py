@@ -1,18 +1,21 @@
 """What every HTML page shares: its frame and style, escaping, a table of facts.
 
-A page asks nothing of a network: no script, no font, pictures inline. Colours follow the reader's light or dark mode.
+A page asks nothing of a network: no font, pictures inline, at most a script of its own. Colours follow the reader's
+light or dark mode.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 from collections.abc import Mapping, Sequence
 
 STYLE = """
 :root{color-scheme:light dark;--ink:#1c2430;--soft:#5b6675;--line:#d9dee5;--paper:#fbfbf9;--card:#fff;--good:#1d7a4f;
---bad:#b23a48;--tint:42,127,158;--mark:#fff0b8}
+--bad:#b23a48;--tint:42,127,158;--most:.75;--mark:#fff0b8}
 @media(prefers-color-scheme:dark){:root{--ink:#e6e9ee;--soft:#9aa5b4;--line:#333c48;--paper:#14181e;--card:#1b2129;
---good:#5cc892;--bad:#ef8490;--tint:64,160,198;--mark:#5a4a12}}
+--good:#5cc892;--bad:#ef8490;--tint:64,160,198;--most:.55;--mark:#5a4a12}}
 *{box-sizing:border-box}body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,sans-serif}
 main{max-width:1120px;margin:0 auto;padding:2rem 1.25rem 4rem}h1{font-size:1.9rem;line-height:1.2;margin:0 0 .4rem}
 h2{font-size:1.3rem;margin:2.6rem 0 .6rem;border-top:1px solid var(--line);padding-top:1.4rem}
@@ -28,8 +31,9 @@ border-radius:6px;border:1px solid transparent}ol li .n{color:var(--soft);min-wi
 ol li.gold{border-color:var(--good);font-weight:600}ol li.gold::after{content:"gold";color:var(--good);
 font-size:.75rem;margin-left:auto;font-weight:600;align-self:center}ol li .s{color:var(--soft);font-weight:400}
 .tokens{font-size:.9rem;overflow-wrap:anywhere;white-space:pre-wrap;padding:.35rem .6rem;border-radius:6px;
-border:1px solid var(--line)}.tokens.gold{border-color:var(--good)}.t{background:rgba(var(--tint),calc(var(--w)*.75));
-border-radius:3px}blockquote{margin:.4rem 0;padding:.2rem .9rem;border-left:3px solid var(--line);font-size:.94rem}
+border:1px solid var(--line)}.tokens.gold{border-color:var(--good)}
+.t{background:rgba(var(--tint),calc(var(--w)*var(--most)));border-radius:3px}
+blockquote{margin:.4rem 0;padding:.2rem .9rem;border-left:3px solid var(--line);font-size:.94rem}
 mark{background:var(--mark);color:inherit;border-radius:3px;padding:0 .1em}.yes{color:var(--good)}.no{color:var(--bad)}
 table{border-collapse:collapse;font-size:.92rem;margin:.6rem 0}td,th{text-align:left;padding:.3rem 1rem .3rem 0;
 border-bottom:1px solid var(--line);vertical-align:top}td.num,th.num{text-align:right;
@@ -37,12 +41,20 @@ font-variant-numeric:tabular-nums}.scroll{overflow-x:auto}code{font-size:.88em;o
 """
 
 
-def document(title: str, body: str, style: str = "") -> str:
-    """A whole page around a body of HTML; `style` is added to the shared one."""
+def document(title: str, body: str, style: str = "", script: str = "") -> str:
+    """A whole page around a body of HTML; `style` is added to the shared one.
+
+    The page forbids the browser every request and every script but this one, which is known by its hash.
+    """
+    known = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() if script else ""
+    allowed = f"script-src 'sha256-{known}'; " if script else ""
+    policy = f"default-src 'none'; {allowed}style-src 'unsafe-inline'; img-src data:"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>'
-        f"<style>{STYLE}{style}</style></head><body><main>{body}</main></body></html>\n"
+        f"<style>{STYLE}{style}</style></head><body><main>{body}</main>"
+        f"{f'<script>{script}</script>' if script else ''}</body></html>\n"
     )
 
 

@@ -1,7 +1,7 @@
 """One self-contained HTML page out of a result: pictures, rankings side by side, tokens, cited answers.
 
-The page asks nothing of a network: pictures are inline SVG, there is no script. Every text that comes from documents,
-questions or a model is escaped.
+The page asks nothing of a network: pictures are inline SVG, the only script is that of the head explorer. Every text
+that comes from documents, questions or a model is escaped.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from headwater import plots
+from headwater.evaluate import explorer_page
 from headwater.evaluate.files import write_page
 from headwater.evaluate.page import document, escape, facts
 
@@ -35,6 +36,7 @@ def render(result: Json) -> str:
     body = [
         _opening(result),
         _heads(result["heads"]),
+        explorer_page.section(result["explorer"]),
         _ranking(result["ranking"]),
         "<h2>Questions, one by one</h2><p>Candidates in the order of each ranker, first five shown; the gold document "
         "is framed. Below them the words that the query-focused heads looked at, and the answer the same model read "
@@ -42,7 +44,8 @@ def render(result: Json) -> str:
         *[_question(question) for question in result["questions"]],
         _made(result["made"]),
     ]
-    return document("headwater: from inside the model", "".join(body))
+    style, script = explorer_page.STYLE, explorer_page.script()
+    return document("headwater: from inside the model", "".join(body), style, script)
 
 
 def _opening(result: Json) -> str:
@@ -67,13 +70,11 @@ def _opening(result: Json) -> str:
 
 
 def _heads(heads: Json) -> str:
-    chosen = [tuple(pair) for pair in heads["chosen"]]
-    figure = plots.svg(plots.head_map(heads["scores"], chosen), "Head map: score per layer and head")
-    listed = ", ".join(f"{layer}-{head}" for layer, head in chosen)
+    listed = ", ".join(f"{layer}-{head}" for layer, head in heads["chosen"])
     return (
         f"<h2>The heads</h2><p>Score of every head: how much more of its attention goes to the gold documents when "
-        f"the question is asked than when it is not. The {len(chosen)} chosen heads are framed; best first "
-        f"(layer-head): <code>{listed}</code>.</p><div class='figures'>{figure}</div>"
+        f"the question is asked than when it is not. The {len(heads['chosen'])} chosen heads, best first (layer-head): "
+        f"<code>{listed}</code>.</p>"
     )
 
 

@@ -112,7 +112,8 @@ def paired_difference(
     drawn = _resampled(sums, counts, resamples, seed)
     low, high = _percentiles(drawn, confidence, mean)
     if np.ptp(drawn) == 0:
-        p = 1.0 if mean == 0 else 1 / (len(drawn) + 1)
+        same_sign = 0.5 ** (len(counts) - 1)  # the sign test
+        p = 1.0 if mean == 0 else max(2 / (resamples + 1), same_sign)
     else:
         beyond = min((drawn <= 0).sum(), (drawn >= 0).sum())
         p = min(1.0, 2 * (beyond + 1) / (len(drawn) + 1))

@@ -7,20 +7,19 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
-import torch
-import transformers
-
-import headwater
 from headwater.data import world
 from headwater.data.documents import Document, RankingExample
+from headwater.data.formats import read_examples
 from headwater.errors import HeadSetError
 from headwater.headset import HeadScores, HeadSet
 from headwater.model.anatomy import Anatomy
 from headwater.model.lm import LanguageModel
 
 Progress = Callable[[int, int], None]
+Example = TypeVar("Example")
 BUILT_IN_EXAMPLES = 64
 
 
@@ -49,8 +48,11 @@ def data_fingerprint(examples: Sequence[RankingExample]) -> str:
 
 
 @dataclass
-class Detector(ABC):
+class Detector(ABC, Generic[Example]):
     """Base of the head detectors: a subclass scores every head, `find` keeps the best.
+
+    Most detectors look at `RankingExample`s; one that looks at something else says so (`Detector[NeedleCase]`) and
+    overrides `read_examples`.
 
     Attributes:
         top_k: heads to keep (None: `default_top_k`).
@@ -62,18 +64,28 @@ class Detector(ABC):
 
     @abstractmethod
     def score(
-        self, lm: LanguageModel, examples: Sequence[RankingExample] | None = None, progress: Progress | None = None
+        self, lm: LanguageModel, examples: Sequence[Example] | None = None, progress: Progress | None = None
     ) -> HeadScores:
         """Score every query head of the model.
 
         Args:
             lm: a loaded model.
-            examples: queries with gold documents (None: `built_in_examples`).
+            examples: what the heads are scored on (None: built-in ones), mostly queries with gold documents.
             progress: called with (examples done, examples in all).
         """
 
+    def read_examples(self, path: str | Path) -> Sequence[Example]:
+        """The examples in a file: ranking examples, one JSON object a line.
+
+        Raises:
+            InputError: there is no such file.
+            FormatError: a line that is no example.
+        """
+        found: Sequence[Any] = read_examples(path)
+        return found
+
     def find(
-        self, lm: LanguageModel, examples: Sequence[RankingExample] | None = None, progress: Progress | None = None
+        self, lm: LanguageModel, examples: Sequence[Example] | None = None, progress: Progress | None = None
     ) -> HeadSet:
         """Score every head and keep the best `top_k`, best first.
 
@@ -87,20 +99,11 @@ class Detector(ABC):
         return self.score(lm, examples, progress).top(wanted)
 
     def _provenance(self, lm: LanguageModel, examples: Sequence[RankingExample], **more: Any) -> dict[str, Any]:
-        anatomy = lm.anatomy
         return {
             "method": type(self).__name__,
             "settings": asdict(self),
-            "model": lm.name,
-            "revision": lm.revision,
-            "fingerprint": lm.fingerprint,
-            "shape": [anatomy.num_layers, anatomy.num_heads, anatomy.num_kv_heads],
+            **lm.provenance(),
             "examples": len(examples),
             "data": data_fingerprint(examples) if examples else None,
-            "versions": {
-                "headwater": headwater.__version__,
-                "torch": torch.__version__,
-                "transformers": transformers.__version__,
-            },
             **more,
         }

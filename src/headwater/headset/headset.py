@@ -176,6 +176,30 @@ class HeadSet:
         kept = None if self.coefficients is None else self.coefficients[:k]
         return replace(self, heads=self.heads[:k], coefficients=kept)
 
+    def trim(self, max_layer: int) -> HeadSet:
+        """The heads of layers 0 to `max_layer` with their coefficients, so that a forward can stop there.
+
+        Some published sets hold one deep head whose layers cost more than it adds (qrhead.md 6.4); measure the loss.
+        What was dropped stands in the provenance, under "trimmed".
+
+        Raises:
+            HeadSetError: no head is left.
+        """
+        kept = [place for place, (layer, _) in enumerate(self.heads) if layer <= max_layer]
+        if not kept:
+            first = min(layer for layer, _ in self.heads)
+            raise HeadSetError(f"No head lies in layers 0 to {max_layer}; the first one is in layer {first}.")
+        if len(kept) == len(self.heads):
+            return self
+        before = self.provenance.get("trimmed", {}).get("dropped", [])
+        dropped = [*before, *(list(head) for head in self.heads if head[0] > max_layer)]
+        return replace(
+            self,
+            heads=[self.heads[place] for place in kept],
+            coefficients=None if self.coefficients is None else [self.coefficients[place] for place in kept],
+            provenance={**self.provenance, "trimmed": {"max_layer": max_layer, "dropped": dropped}},
+        )
+
     def overlap(self, other: HeadSet) -> float:
         """Share of the smaller set's heads that the other set holds too, between 0 and 1."""
         return len(set(self.heads) & set(other.heads)) / min(len(self), len(other))

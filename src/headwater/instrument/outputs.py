@@ -62,14 +62,28 @@ def scaled(lm: LanguageModel, heads: HeadSet) -> Iterator[None]:
         InputError: the set has no coefficients.
         HeadSetError: a head the model does not have.
     """
-    coefficients = coefficients_of(heads)
+    with scaled_by(lm, heads.heads, torch.tensor(coefficients_of(heads), dtype=torch.float64)):
+        yield
+
+
+@contextmanager
+def scaled_by(lm: LanguageModel, heads: HeadSet | HeadsLike, factors: torch.Tensor) -> Iterator[None]:
+    """As `scaled`, by a tensor of factors `[heads]` in the order of `heads`; gradients reach it.
+
+    Raises:
+        InputError: not one factor per head.
+        HeadSetError: a repeated head, or one the model does not have.
+    """
+    chosen = as_heads(heads)
+    if factors.shape != (len(chosen),):
+        raise InputError(f"Expected {len(chosen)} factors, one per head, got a tensor of shape {list(factors.shape)}.")
 
     def edits(layer: int, places: list[int]) -> Edit:
         precise = torch.promote_types(lm.dtype, torch.float32)
-        factors = torch.tensor([coefficients[place] for place in places], dtype=precise)[:, None]
-        return lambda outputs, _: outputs.to(precise) * factors.to(outputs.device)
+        own = factors[places].to(precise)[:, None]
+        return lambda outputs, _: outputs.to(precise) * own.to(outputs.device)
 
-    with _edited(lm, heads.heads, edits):
+    with _edited(lm, chosen, edits):
         yield
 
 

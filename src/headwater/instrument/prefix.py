@@ -25,6 +25,7 @@ from headwater.model.anatomy import FAMILIES, decoder, text_config
 from headwater.model.lm import LanguageModel
 
 _LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}
+Span = tuple[int, int]
 PACKED_TOKENS = 512  # tail tokens of one pass: keeps their masks and logits small beside the prefix
 PACKED_VALUES = 2**24  # results of one pass: tails x heads x prefix tokens
 
@@ -43,6 +44,9 @@ class SharedPrefix:
         ContextOverflowError: the prefix alone is longer than the model can read.
     """
 
+    _gradients: Any = torch.no_grad
+    _means = staticmethod(mean_rows)
+
     def __init__(self, lm: LanguageModel, ids: Sequence[int], heads: HeadSet | HeadsLike) -> None:
         """Prefill the prefix."""
         if not ids:
@@ -59,39 +63,46 @@ class SharedPrefix:
         if self._shared:
             self._run(self._ids, torch.arange(self.length), self._keep)
 
-    def attention(self, tail: Sequence[int]) -> torch.Tensor:
+    def attention(self, tail: Sequence[int], counted: Span | None = None) -> torch.Tensor:
         """Mean attention of a tail's tokens to every prefix token, per head.
 
         Args:
             tail: token ids that follow the prefix.
+            counted: half-open span of the tail's tokens that the mean is over (None: all of them).
 
         Returns:
-            float32 `[heads, prefix tokens]` (float64 for an fp64 model): mean over the tail tokens of the softmax row
-            (qrhead.md 3.2). The rest of each row's mass, up to one, is on the tail itself.
+            float32 `[heads, prefix tokens]` (float64 for an fp64 model): mean over the counted tail tokens of the
+            softmax row (qrhead.md 3.2). The rest of each row's mass, up to one, is on the tail itself.
 
         Raises:
+            InputError: an empty tail, or a span that holds none of its tokens or others.
             ContextOverflowError: prefix and tail together are longer than the model can read.
             NonFiniteAttentionError: NaN or infinity in a row; names layer and head.
         """
-        return next(self.attentions([tail]))
+        return next(self.attentions([tail], None if counted is None else [counted]))
 
-    def attentions(self, tails: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
-        """`attention` of each of several tails, several to a pass.
+    def attentions(
+        self, tails: Sequence[Sequence[int]], counted: Sequence[Span] | None = None
+    ) -> Iterator[torch.Tensor]:
+        """`attention` of each of several tails, several to a pass; `counted`: a span for each of them.
 
         A tail does not see the others: the results are those of separate runs. A pass holds at most `PACKED_TOKENS`
         tokens and gives at most `PACKED_VALUES` numbers (but one tail at least).
         """
         if not all(tails):
             raise InputError("The tail is empty; it holds at least the query.")
-        for tail in tails:
+        spans = [(0, len(tail)) for tail in tails] if counted is None else list(counted)
+        for tail, (start, stop) in zip(tails, spans, strict=True):
             self._check_length(len(tail))
+            if not 0 <= start < stop <= len(tail):
+                raise InputError(f"The span {start} to {stop} holds no tokens of a tail of {len(tail)}.")
         most = max(1, PACKED_VALUES // (len(self._heads) * self.length))
-        pack: list[Sequence[int]] = []
-        for tail in tails:
-            if pack and (len(pack) == most or sum(map(len, pack)) + len(tail) > PACKED_TOKENS):
+        pack: list[tuple[Sequence[int], Span]] = []
+        for tail, span in zip(tails, spans, strict=True):
+            if pack and (len(pack) == most or sum(len(other) for other, _ in pack) + len(tail) > PACKED_TOKENS):
                 yield from self._packed(pack)
                 pack = []
-            pack.append(tail)
+            pack.append((tail, span))
         if pack:
             yield from self._packed(pack)
 
@@ -104,20 +115,22 @@ class SharedPrefix:
         windows = {layer: window for layer, window in self._windows.items() if window is not None and window < total}
         return sorted(place for layer in windows for place, _ in self._layers.get(layer, ()))
 
-    def _packed(self, tails: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
+    def _packed(self, pack: Sequence[tuple[Sequence[int], Span]]) -> Iterator[torch.Tensor]:
+        tails = [tail for tail, _ in pack]
         if not self._shared or any(self._rope_changes(len(tail)) for tail in tails):
-            yield from map(self._whole, tails)
+            for tail, span in pack:
+                yield self._whole(tail, span)
             return
-        reader = _TailReader(self, [len(tail) for tail in tails])
+        reader = _TailReader(self, [len(tail) for tail in tails], [span for _, span in pack])
         positions = torch.cat([torch.arange(self.length, self.length + len(tail)) for tail in tails])
         self._run([token for tail in tails for token in tail], positions, reader)
         yield from reader.result()
 
     @torch.no_grad()
-    def _whole(self, tail: Sequence[int]) -> torch.Tensor:
+    def _whole(self, tail: Sequence[int], counted: Span) -> torch.Tensor:
         """One tail after the whole prefix, nothing shared."""
         tokens = torch.tensor([[*self._ids, *tail]], device=self._lm.device)
-        with capture(self._lm, self._heads, range(self.length, self.length + len(tail))) as captured:
+        with capture(self._lm, self._heads, range(self.length + counted[0], self.length + counted[1])) as captured:
             decoder(self._lm.model)(input_ids=tokens, use_cache=False)
         return captured.rows[0, :, :, : self.length].mean(1)
 
@@ -138,11 +151,10 @@ class SharedPrefix:
         original = int(rope.get("original_max_position_embeddings") or self._lm.max_length)
         return self.length + tail > original and (rope["rope_type"] == "dynamic" or self.length <= original)
 
-    @torch.no_grad()
     def _run(self, ids: Sequence[int], positions: torch.Tensor, handler: Any) -> None:
         device = self._lm.device
         tokens = torch.tensor([list(ids)], device=device)
-        with routed(self._lm, handler):
+        with self._gradients(), routed(self._lm, handler):
             decoder(self._lm.model)(input_ids=tokens, position_ids=positions.to(device)[None], use_cache=False)
 
     def _keep(
@@ -166,8 +178,12 @@ class SharedPrefix:
 class _TailReader:
     """Handler of packed tails: puts the prefix in front, reads the wanted heads, stops at the last of them."""
 
-    def __init__(self, prefix: SharedPrefix, tails: Sequence[int]) -> None:
-        self._prefix, self._tails = prefix, tails
+    def __init__(self, prefix: SharedPrefix, tails: Sequence[int], counted: Sequence[Span]) -> None:
+        self._prefix = prefix
+        self._sizes = [stop - start for start, stop in counted]
+        starts = [sum(tails[:place]) for place in range(len(tails))]
+        spans = [torch.arange(at + start, at + stop) for at, (start, stop) in zip(starts, counted, strict=True)]
+        self._rows = torch.cat(spans)  # of all tail tokens those that count
         owner = torch.arange(len(tails)).repeat_interleave(torch.tensor(tails))
         place = prefix.length + torch.cat([torch.arange(tail) for tail in tails])
         keys = torch.cat([torch.arange(prefix.length), place])
@@ -202,7 +218,11 @@ class _TailReader:
         visible = self._visible(logits.window, query.device)
         if members:
             places, heads = zip(*members, strict=True)
-            for indices, means in mean_rows(query, key, heads, visible, logits, layer, prefix.length, self._tails):
+            asking, seen = query, visible
+            if len(self._rows) < query.shape[2]:
+                rows = self._rows.to(query.device)
+                asking, seen = query[:, :, rows], visible[:, :, rows]
+            for indices, means in prefix._means(asking, key, heads, seen, logits, layer, prefix.length, self._sizes):
                 for offset, index in enumerate(indices):
                     self._means[places[index]] = means[offset]
         if layer == prefix._last:

@@ -61,6 +61,7 @@ def replay(
     mode: ReplayMode = "path",
     ablation: Ablation = "batch_mean",
     rows: int = ROWS,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Replayed:
     """Replace each head's output at the last position, one head at a time, and see what becomes of the next token.
 
@@ -75,6 +76,7 @@ def replay(
         ablation: what replaces a head's output: "batch_mean", its mean over the sequences; "sequence_mean", its mean
             over the positions of its sequence; "zero".
         rows: single-token rows (heads x sequences) of one pass; in total mode each holds a copy of a sequence's cache.
+        progress: called with (heads done, heads in all).
 
     Raises:
         InputError: an unknown mode or ablation, ids or targets of the wrong shape, "batch_mean" with one sequence.
@@ -85,19 +87,40 @@ def replay(
     """
     chosen = lm.anatomy.all_heads if heads is None else as_heads(heads)
     by_layer(chosen, lm.anatomy)
-    _check(lm, ids, targets, mode, ablation)
+    check_replay(lm, ids, targets, mode, ablation)
     ids, targets = ids.to(lm.device), targets.to(lm.device)
-    clean = _Clean(lm, ids, targets, ablation, cached=mode == "total")
+    clean = Clean(lm, ids, targets, ablation, cached=mode == "total")
     per_pass = max(1, rows // len(ids) - 1)  # one candidate of every pass replaces nothing
     change, noise = [], 0.0
     for start in range(0, len(chosen), per_pass):
         scores = _run(lm, clean, [None, *chosen[start : start + per_pass]], mode)
         noise = max(noise, (scores[0] - clean.scores).abs().max().item())
         change.append(scores[1:] - scores[0])
+        if progress is not None:
+            progress(min(start + per_pass, len(chosen)), len(chosen))
     return Replayed(chosen, clean.scores, torch.cat(change), clean.correct, noise)
 
 
-def _check(lm: LanguageModel, ids: torch.Tensor, targets: torch.Tensor, mode: str, ablation: str) -> None:
+@torch.no_grad()
+def centred_scores(lm: LanguageModel, ids: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Centred logit of the token after each sequence, and whether it is the most likely one; one plain forward.
+
+    Args:
+        lm: a loaded model.
+        ids: token ids `[sequences, tokens]`, no padding.
+        targets: the token after each sequence, `[sequences]`.
+
+    Returns:
+        fp32 `[sequences]` (fp64 for an fp64 model), bool `[sequences]`.
+    """
+    hidden = decoder(lm.model)(input_ids=ids.to(lm.device), use_cache=False).last_hidden_state[:, -1]
+    scores = target_scores(lm, hidden, targets)
+    precise = hidden.to(lm.model.get_output_embeddings().weight.device, scores.dtype)
+    return scores, _most_likely(lm, precise) == targets.to(precise.device)
+
+
+def check_replay(lm: LanguageModel, ids: torch.Tensor, targets: torch.Tensor, mode: str, ablation: str) -> None:
+    """Refuse what cannot be replayed; raises as `replay` says."""
     if mode not in MODES:
         raise InputError(f"Unknown mode {mode!r}; use one of {', '.join(MODES)}.")
     if ablation not in ABLATIONS:
@@ -128,7 +151,7 @@ def _check(lm: LanguageModel, ids: torch.Tensor, targets: torch.Tensor, mode: st
         raise ModelError(f"Sequences of {ids.shape[1]} tokens do not fit the sliding window of {window}.")
 
 
-class _Clean:
+class Clean:
     """The clean pass: what stays fixed while heads are replaced."""
 
     def __init__(
@@ -155,10 +178,7 @@ class _Clean:
             return inputs
 
         with _hooked(lm, outputs, stream):
-            hidden = decoder(lm.model)(input_ids=ids, use_cache=False).last_hidden_state[:, -1]
-        self.scores = _scores(lm, hidden, targets)
-        precise = hidden.to(lm.model.get_output_embeddings().weight.device, self.scores.dtype)
-        self.correct = _most_likely(lm, precise) == targets.to(precise.device)
+            self.scores, self.correct = centred_scores(lm, ids, targets)
         self._cache = None
         if cached:
             self._cache = decoder(lm.model)(input_ids=ids[:, :-1], use_cache=True).past_key_values
@@ -172,7 +192,7 @@ class _Clean:
         return cache
 
 
-def _run(lm: LanguageModel, clean: _Clean, candidates: Sequence[Head | None], mode: str) -> torch.Tensor:
+def _run(lm: LanguageModel, clean: Clean, candidates: Sequence[Head | None], mode: str) -> torch.Tensor:
     """Scores `[candidates, sequences]`; the rows of the pass are sequence-major, as the cache repeats itself."""
     count, times = len(clean.ids), len(candidates)
     first = torch.arange(count, device=lm.device) * times
@@ -192,7 +212,7 @@ def _run(lm: LanguageModel, clean: _Clean, candidates: Sequence[Head | None], mo
     tokens = clean.ids[:, -1:].repeat_interleave(times, 0)
     with _hooked(lm, outputs, stream):
         result = decoder(lm.model)(input_ids=tokens, past_key_values=cache, use_cache=cache is not None)
-    scores = _scores(lm, result.last_hidden_state[:, -1], clean.targets.repeat_interleave(times))
+    scores = target_scores(lm, result.last_hidden_state[:, -1], clean.targets.repeat_interleave(times))
     return scores.view(count, times).T
 
 
@@ -221,7 +241,7 @@ def _hooked(
         yield
 
 
-def _scores(lm: LanguageModel, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def target_scores(lm: LanguageModel, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Centred logits of the targets `[rows]` from `hidden` `[rows, D]` (after the final norm), in fp32 (fp64).
 
     Without soft-capping of logits the vocabulary is not needed: the mean logit is that of the mean output row.

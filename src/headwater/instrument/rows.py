@@ -6,7 +6,7 @@ from the query and key tensors that the kernel was handed. Cost beside the forwa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -43,6 +43,18 @@ def by_layer(heads: HeadSet | HeadsLike, anatomy: Anatomy) -> dict[int, list[tup
     if not grouped:
         raise HeadSetError("The list of heads is empty; give at least one (layer, head).")
     return grouped
+
+
+def wanted_rows(positions: Sequence[int], queries: int) -> list[int]:
+    """Query positions of a forward, counted from its first one.
+
+    Raises:
+        InputError: one that the forward does not have.
+    """
+    bad = [row for row in positions if not -queries <= row < queries]
+    if bad:
+        raise InputError(f"Row {bad[0]} is outside the {queries} query positions of this forward.")
+    return [row % queries for row in positions]
 
 
 class Captured:
@@ -96,7 +108,7 @@ class Captured:
     def take(self, layer: int, maps: torch.Tensor) -> None:
         """Read this layer's rows out of its whole attention map `[batch, H, queries, keys]`."""
         if layer in self._layers:
-            positions = self._checked(maps.shape[2])
+            positions = wanted_rows(self.positions, maps.shape[2])
             places, heads = zip(*self._layers[layer], strict=True)
             rows = maps[:, heads][:, :, positions]
             rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
@@ -105,13 +117,6 @@ class Captured:
                 self._parts[place] = rows[:, offset]
         if self._stop_early and layer == self._last:
             raise StopForward
-
-    def _checked(self, queries: int) -> list[int]:
-        """The wanted positions, counted from the first query of this forward."""
-        bad = [row for row in self.positions if not -queries <= row < queries]
-        if bad:
-            raise InputError(f"Row {bad[0]} is outside the {queries} query positions of this forward.")
-        return [row % queries for row in self.positions]
 
     @torch.no_grad()
     def _read(
@@ -124,7 +129,7 @@ class Captured:
         logits: Logits,
     ) -> None:
         queries, keys = query.shape[2], key.shape[2]
-        positions = torch.tensor(self._checked(queries), device=query.device)
+        positions = torch.tensor(wanted_rows(self.positions, queries), device=query.device)
         causal = bool(getattr(module, "is_causal", True))
         visible = visible_keys(mask, positions, keys, queries, causal=causal)
         places, heads = zip(*self._layers[layer], strict=True)

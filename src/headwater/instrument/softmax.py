@@ -143,6 +143,77 @@ def mean_rows(
         yield members, means
 
 
+def mean_rows_with_graph(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    heads: Sequence[int],
+    visible: torch.Tensor,
+    logits: Logits,
+    layer: int,
+    keep: int,
+    parts: Sequence[int] | None = None,
+) -> Iterator[tuple[list[int], torch.Tensor]]:
+    """`mean_rows` for training: the same means, out of whole rows, so that gradients reach query and key.
+
+    Arguments, results and errors are those of `mean_rows`; the rows of one key/value head after the other are held
+    until the backward pass.
+    """
+    sizes = [query.shape[2]] if parts is None else list(parts)
+    for members, rows in row_blocks(query, key, heads, visible, logits, layer):
+        groups = rows[0, :, :, :keep].split(sizes, dim=1)
+        yield members, torch.stack([group.mean(1) for group in groups], 1)
+
+
+def strongest_keys(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    heads: Sequence[int],
+    visible: torch.Tensor,
+    logits: Logits,
+    layer: int,
+    held: int = HELD_LOGITS,
+) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
+    """Where the rows that `row_blocks` gives are largest, streamed over blocks of keys (retrieval_heads.md 6).
+
+    Per row only the largest logit, its key and the log of the sum of exponentials are kept.
+
+    Args:
+        query: `[batch, H, rows, head_dim]`.
+        key: `[batch, G, keys, head_dim]`.
+        heads: query heads of this layer.
+        visible: bool `[batch or 1, 1, rows, keys]`.
+        logits: as for `row_blocks`.
+        layer: named in the error.
+        held: logits held at once, at least those of one key.
+
+    Yields:
+        Indices into `heads`; the key each row is largest at, int64 `[batch, those heads, rows]`, the lowest of equal
+        ones, -1 where a row may see nothing; and the row's value there (with sinks these take their share).
+
+    Raises:
+        NonFiniteAttentionError: as `row_blocks`.
+    """
+    keys, blind = key.shape[2], ~visible.any(-1)
+    for kv, members in _by_kv(query, key, heads):
+        own = [heads[i] for i in members]
+        rows = query[:, own]
+        block = max(1, held // rows.shape[:3].numel())
+        precise = torch.promote_types(rows.dtype, torch.float32)
+        best = torch.full(rows.shape[:3], -torch.inf, dtype=precise, device=rows.device)
+        total, place = best.clone(), torch.full(rows.shape[:3], -1, device=rows.device)
+        for start in range(0, keys, block):
+            part = slice(start, start + block)
+            scores = _scores(rows, key[:, kv : kv + 1, part], visible[..., part], logits)
+            largest, at = scores.max(-1)  # the first of equal ones
+            place = torch.where(largest > best, at + start, place)
+            best = torch.maximum(best, largest)
+            total = torch.logaddexp(total, scores.logsumexp(-1))
+        if logits.sinks is not None:
+            total = torch.logaddexp(total, _sinks(logits, own, total[..., None]).squeeze(-1))
+        check_rows((total - total).exp(), blind, own, layer, query.dtype)
+        yield members, place, (best - total).exp().masked_fill(blind, 0.0)
+
+
 def _by_kv(query: torch.Tensor, key: torch.Tensor, heads: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
     """Indices into `heads`, by the key/value head that they read."""
     group = query.shape[1] // key.shape[1]
@@ -157,7 +228,8 @@ def _scores(query: torch.Tensor, key: torch.Tensor, visible: torch.Tensor, logit
     precise = torch.promote_types(query.dtype, torch.float32)
     scores = torch.matmul(query.to(precise), key.to(precise).transpose(-1, -2)).mul_(logits.scaling)
     if logits.softcap is not None:
-        scores = scores.div_(logits.softcap).tanh_().mul_(logits.softcap)
+        scores = scores.div_(logits.softcap).tanh_()  # its gradient is made of this, so the factor goes to a new tensor
+        scores = scores * logits.softcap if scores.requires_grad else scores.mul_(logits.softcap)
     return scores.masked_fill_(~visible, -torch.inf)
 
 

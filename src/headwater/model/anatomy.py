@@ -29,6 +29,9 @@ class Family:
         interface: whether attention runs through transformers' attention interface, where its rows can be read while
             the model keeps its fast kernel. Other families compute whole attention maps, of which rows are taken.
         hybrid: what the layers without attention heads are, where a family has such.
+        query_key: the query and the key projection inside the attention module, or the one that holds both.
+        fused: how query, key and value lie in one projection: "stacked" (all queries, all keys, all values) or
+            "interleaved" (query, key and value of one head after the other); None where they have their own.
     """
 
     layers: str
@@ -36,6 +39,8 @@ class Family:
     output: str
     interface: bool = True
     hybrid: str | None = None
+    query_key: tuple[str, ...] = ("q_proj", "k_proj")
+    fused: str | None = None
 
 
 _LLAMA_LIKE = Family(layers="layers", attention="self_attn", output="o_proj")
@@ -46,8 +51,10 @@ FAMILIES = {
     "falcon": Family(layers="h", attention="self_attention", output="dense", interface=False),
     "gemma2": _LLAMA_LIKE,
     "gemma3_text": _LLAMA_LIKE,
-    "gpt2": Family(layers="h", attention="attn", output="c_proj"),
-    "gpt_neox": Family(layers="layers", attention="attention", output="dense"),
+    "gpt2": Family(layers="h", attention="attn", output="c_proj", query_key=("c_attn",), fused="stacked"),
+    "gpt_neox": Family(
+        layers="layers", attention="attention", output="dense", query_key=("query_key_value",), fused="interleaved"
+    ),
     "gpt_oss": _LLAMA_LIKE,
     "granite": _LLAMA_LIKE,
     "jamba": Family(layers="layers", attention="self_attn", output="o_proj", hybrid="Mamba"),
@@ -59,7 +66,7 @@ FAMILIES = {
     "olmo2": _LLAMA_LIKE,
     "opt": Family(layers="layers", attention="self_attn", output="out_proj"),
     "phi": Family(layers="layers", attention="self_attn", output="dense"),
-    "phi3": _LLAMA_LIKE,
+    "phi3": Family(layers="layers", attention="self_attn", output="o_proj", query_key=("qkv_proj",), fused="stacked"),
     "qwen2": _LLAMA_LIKE,
     "qwen3": _LLAMA_LIKE,
     "smollm3": _LLAMA_LIKE,
@@ -135,6 +142,35 @@ def output_projections(model: Any) -> dict[int, torch.nn.Module]:
     """The attention output projection of every layer that has one; its input is the heads' outputs side by side."""
     parts = FAMILIES[text_config(model).model_type]
     return {index: getattr(module, parts.output) for index, module in attention_modules(model).items()}
+
+
+def query_key_projections(model: Any, last_layer: int) -> dict[str, torch.nn.Module]:
+    """The modules that make queries and keys in layers 0 to `last_layer`, by their name inside the model.
+
+    Raises:
+        ModelError: the family computes attention outside transformers' interface.
+    """
+    parts = FAMILIES[text_config(model).model_type]
+    if not parts.interface:
+        raise ModelError(f"The query and key projections of {text_config(model).model_type} models are not known.")
+    wanted = {
+        id(getattr(module, name))
+        for layer, module in attention_modules(model).items()
+        if layer <= last_layer
+        for name in parts.query_key
+    }
+    return {name: module for name, module in unwrapped(model).named_modules() if id(module) in wanted}
+
+
+def value_rows(anatomy: Anatomy) -> list[int]:
+    """Which outputs of a projection that holds query, key and value are values; empty where they have their own."""
+    size, heads, groups = anatomy.head_dim, anatomy.num_heads, anatomy.num_kv_heads
+    fused = FAMILIES[anatomy.family].fused
+    if fused == "stacked":
+        return list(range((heads + groups) * size, (heads + 2 * groups) * size))
+    if fused == "interleaved":
+        return [row for head in range(heads) for row in range((3 * head + 2) * size, (3 * head + 3) * size)]
+    return []
 
 
 def read_anatomy(model: Any) -> Anatomy:

@@ -52,6 +52,7 @@ def greedy(
         max_new_tokens=max_new_tokens,
         do_sample=False,
         num_beams=1,
+        use_cache=True,  # some checkpoints say no: every step would read the whole prompt
         repetition_penalty=1.0,
         no_repeat_ngram_size=0,
         guidance_scale=1.0 if against is None else against[1],
@@ -64,3 +65,24 @@ def greedy(
     with torch.inference_mode(), within_memory(f"reading {len(ids)} tokens"):
         out = lm.model.generate(inputs, attention_mask=torch.ones_like(inputs), generation_config=config, **arguments)
     return [int(i) for i in out[0, len(ids) :]]
+
+
+def greedy_line(lm: LanguageModel, ids: Sequence[int], max_new_tokens: int) -> tuple[list[int], str]:
+    """`greedy` up to the first line break behind some text.
+
+    Returns:
+        The new token ids, and their text without special tokens or white space at its ends, up to that line break.
+
+    Raises:
+        InsufficientMemoryError: the device runs out of memory.
+    """
+    import torch
+
+    def text(new: Any) -> str:
+        return str(lm.tokenizer.decode(new, skip_special_tokens=True)).lstrip()
+
+    def over(sequences: Any, scores: Any, **_: Any) -> Any:
+        return torch.tensor(["\n" in text(sequences[0, len(ids) :])], device=sequences.device)
+
+    new = greedy(lm, ids, max_new_tokens, stopping_criteria=[over])
+    return new, text(new).split("\n")[0].strip()

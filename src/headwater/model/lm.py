@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 
+import headwater
 from headwater.atomic import write_text
 from headwater.errors import InputError, InsufficientMemoryError, ModelError
+from headwater.model.adapter import adapter_base, with_adapter
 from headwater.model.anatomy import Anatomy, read_anatomy, unwrapped
 
 logger = logging.getLogger("headwater")
@@ -98,6 +101,21 @@ class LanguageModel:
                 return found
         raise ModelError(f"The weight {name} of {self.name!r} is not loaded, and no hook says where it is.")
 
+    def provenance(self) -> dict[str, Any]:
+        """What an artefact made from this model keeps about it: name, revision, fingerprint, shape, versions."""
+        anatomy = self.anatomy
+        return {
+            "model": self.name,
+            "revision": self.revision,
+            "fingerprint": self.fingerprint,
+            "shape": [anatomy.num_layers, anatomy.num_heads, anatomy.num_kv_heads],
+            "versions": {
+                "headwater": headwater.__version__,
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+            },
+        }
+
     def save(self, folder: str | Path) -> Path:
         """Write an ordinary checkpoint: the same keys, shapes and dtypes, safetensors, with tokenizer and card.
 
@@ -146,7 +164,8 @@ def load(
     """Load a causal language model, or wrap one that is already loaded.
 
     Args:
-        name: "tiny" (the model that ships with headwater), a hub id, or a path to a checkpoint folder.
+        name: "tiny" (the model that ships with headwater), a hub id, or a path: a checkpoint folder, or the folder of
+            a peft adapter, which is put on the base model that it names (with `revision` and dtype of that one).
         model: a loaded transformers model or peft wrapper, instead of `name`; needs `tokenizer`.
         tokenizer: overrides the checkpoint's tokenizer, or comes with `model`.
         device: default: "cuda" where there is one, else "cpu" (a loaded `model` stays where it is).
@@ -161,11 +180,16 @@ def load(
     Raises:
         InputError: neither or both of `name` and `model`, a missing tokenizer, an unknown dtype or device.
         ModelError: the checkpoint cannot be read or lacks weights, or the architecture is not supported.
+        MissingExtraError: an adapter folder without peft installed.
     """
     if (name is None) == (model is None):
         raise InputError("Give either a model name (headwater.load('tiny')) or model= with tokenizer=, not both.")
     if model is not None:
         return _wrap(model, tokenizer, device, dtype, revision)
+    base = adapter_base(str(name))
+    if base is not None:
+        more: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+        return with_adapter(load(base, tokenizer=tokenizer, device=device, dtype=dtype, **more), str(name))
     target = _device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
     wanted = torch.float32 if dtype is None and target.type == "cpu" else _dtype(dtype)
     source = str(TINY) if name == "tiny" else str(name)

@@ -21,19 +21,34 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from headwater.data.documents import Document, check_query
+from headwater.data.documents import Document, check_query, check_text
 from headwater.errors import InputError, ModelError
 
 RANK = "Please find information that are relevant to the following query in the paragraphs above."
 ANSWER = "Please answer the following question based on the information in the paragraphs above."
 INSTRUCTIONS = {"rank": RANK, "answer": ANSWER}
-TEMPLATES = ("auto", "chat", "base")
-_INTRO = " Here are some paragraphs:"
+TEMPLATES = ("auto", "chat", "base", "bare")
+INTRO = " Here are some paragraphs:"
 _SENTINEL = "HEADWATER-USER-TURN"
+_RELEASED = (  # a token that marks the family, what stands before the user's text, and after it
+    (
+        "<|start_header_id|>",
+        "<|start_header_id|>user<|end_header_id|>",
+        "<|eot_id|><|start_header_id|>assistant<|end_header_id|>",
+    ),
+    ("<|im_sep|>", "<|im_start|>user<|im_sep|>", "<|im_end|><|im_start|>assistant<|im_sep|>"),
+    (
+        "<|start_of_role|>",
+        "<|start_of_role|>user<|end_of_role|>",
+        "<|end_of_text|><|start_of_role|>assistant<|end_of_role|>",
+    ),
+    ("<|im_start|>", "<|im_start|>user", "<|im_end|>\n<|im_start|>assistant"),
+    ("[INST]", "[INST]", "[/INST]"),
+)
 # Templates that print today's date print this one: heads and scores must not change overnight.
 _DATE = "26 Jul 2024"
 _STILL = "{%- macro strftime_now(format) -%}" + _DATE + "{%- endmacro -%}"
@@ -53,12 +68,27 @@ class Prefix:
 
 
 @dataclass(frozen=True)
+class Tail:
+    """Everything behind the documents.
+
+    Attributes:
+        ids: token ids of instruction, query and suffix.
+        own: where the query's own part starts, behind `Query:`; what stands before it is the same for all queries.
+        suffix: where the suffix starts.
+    """
+
+    ids: list[int]
+    own: int
+    suffix: int
+
+
+@dataclass(frozen=True)
 class PromptTemplate:
     """A tokenizer and what stands around the documents and the query. Built by `prompt_template`.
 
     Attributes:
         tokenizer: the model's tokenizer.
-        name: "chat" or "base".
+        name: "chat", "base" or "bare".
         instruction: the sentence between the documents and the query.
         header: token ids before the documents (begin token, user-turn opening).
         suffix: token ids after the query (end of turn, assistant opening).
@@ -96,7 +126,7 @@ class PromptTemplate:
     def prefix(self, documents: Sequence[Document]) -> Prefix:
         """Header, introduction and documents, with one span per document."""
         separator = self.encode(self.separator)
-        ids = [*self.header, *self.encode(_INTRO)]
+        ids = [*self.header, *self.encode(INTRO)]
         spans = []
         for index, document in enumerate(documents):
             ids += separator
@@ -111,8 +141,41 @@ class PromptTemplate:
         Raises:
             InputError: a blank query.
         """
-        pieces = (self.instruction, self.separator, "Query:", " " + check_query(query))
-        return [*(token for piece in pieces for token in self.encode(piece)), *self.suffix]
+        return self.parted_tail(check_query(query)).ids
+
+    def parted_tail(self, query: str) -> Tail:
+        """As `tail`, its parts told apart. An empty query is allowed here: it may be what calibration subtracts."""
+        text = check_text(query, "The query").strip()
+        shared = [token for piece in (self.instruction, self.separator, "Query:") for token in self.encode(piece)]
+        own = self.encode(" " + text) if text else []
+        return Tail([*shared, *own, *self.suffix], len(shared), len(shared) + len(own))
+
+    def body_start(self, index: int, document: Document, *, title: bool) -> int:
+        """How many tokens of the document's piece stand before its title, or (`title=False`) before its text.
+
+        A token that holds the end of the label and the start of what follows belongs to what follows. Where there is a
+        title only, it is the text.
+        """
+        heading, text = (document.title or "").strip(), document.text.strip()
+        skipped = len(f"[{index + 1}] ")
+        if not title and heading and text:
+            skipped += len(heading) + 1
+        first = done = 0
+        for place, token in enumerate(self.token_texts(self.piece(index, document))):
+            done += len(token)
+            if done > skipped:
+                break
+            if token:
+                first = place + 1
+        return first
+
+    def shortened(self, document: Document, tokens: int) -> Document:
+        """The document with so many tokens of its text, at least a visible one; itself where it has no more."""
+        texts, tokens = self.token_texts(document.text.strip()), max(1, tokens)
+        if len(texts) <= tokens:
+            return document
+        least = next(place for place, text in enumerate(texts, 1) if text.strip())
+        return replace(document, text="".join(texts[: max(least, tokens)]))
 
     def alone(self, query: str) -> list[int]:
         """Header, query and suffix: the query without documents, and so without an instruction that speaks of them.
@@ -125,7 +188,7 @@ class PromptTemplate:
     @cached_property
     def fingerprint(self) -> str:
         """Sixteen hex digits that change with anything the prompt is made of besides documents and query."""
-        parts = [self.name, self.instruction, list(self.header), list(self.suffix), self.separator, _INTRO]
+        parts = [self.name, self.instruction, list(self.header), list(self.suffix), self.separator, INTRO]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
     def token_texts(self, text: str) -> list[str]:
@@ -167,11 +230,13 @@ def prompt_template(tokenizer: Any, template: str = "auto", instruction: str = "
     Args:
         tokenizer: a transformers tokenizer.
         template: "chat" (the tokenizer's chat template, thinking off where it knows the switch), "base" (begin token,
-            no suffix; an answer is cued by a line "Answer:"), "auto" (chat where the tokenizer has a template).
+            no suffix; an answer is cued by a line "Answer:"), "auto" (chat where the tokenizer has a template), "bare"
+            (role markers without line breaks, as in the released code of QRHead, ICR and CoRe: Llama 3, Qwen, Phi,
+            Granite, Mistral).
         instruction: "rank" asks to find what is relevant, "answer" asks for the answer, or a sentence of your own.
 
     Raises:
-        InputError: an unknown template, or "chat" without a chat template.
+        InputError: an unknown template, "chat" without a chat template, "bare" for another family.
         ModelError: a chat template that does not show the user's text.
     """
     if template not in TEMPLATES:
@@ -182,6 +247,8 @@ def prompt_template(tokenizer: Any, template: str = "auto", instruction: str = "
     sentence = INSTRUCTIONS.get(instruction, instruction)
     # Llama 3 merges a full stop and two line breaks into one token; the authors' prompt puts a space between them.
     separator = " \n\n" if "<|start_header_id|>" in tokenizer.get_vocab() else "\n\n"
+    if template == "bare":
+        return _bare(tokenizer, sentence, separator)
     if template == "base" or not has_chat:
         begin = tokenizer.bos_token_id
         bare = PromptTemplate(tokenizer, "base", sentence, () if begin is None else (begin,), (), separator)
@@ -202,3 +269,20 @@ def prompt_template(tokenizer: Any, template: str = "auto", instruction: str = "
         raise ModelError("The chat template of this tokenizer does not show the user's text; use template='base'.")
     header, suffix = (tuple(tokenizer(part, add_special_tokens=False)["input_ids"]) for part in (before, after))
     return PromptTemplate(tokenizer, "chat", sentence, header, suffix, separator)
+
+
+def _bare(tokenizer: Any, sentence: str, separator: str) -> PromptTemplate:
+    """The layout of the released code (qrhead.md 3.1)."""
+    known = f"{' '.join(tokenizer.get_vocab())} {tokenizer.chat_template or ''}"
+    parts = next(((before, after) for marker, before, after in _RELEASED if marker in known), None)
+    if parts is None:
+        raise InputError(
+            "template='bare' is the layout of the released code, which knows none for this tokenizer; use 'chat' or "
+            "'base'."
+        )
+    begin = tokenizer.bos_token_id
+    start = tokenizer("a")["input_ids"][:1] if begin is not None else []
+    header, suffix = (tuple(tokenizer(part, add_special_tokens=False)["input_ids"]) for part in parts)
+    return PromptTemplate(
+        tokenizer, "bare", sentence, (begin, *header) if start == [begin] else header, suffix, separator
+    )

@@ -23,9 +23,9 @@ def default_heads(
 ) -> HeadSet:
     """The query-focused heads of a model that came without a head set.
 
-    In this order: the set that ships beside the embedded model, the set cached for these weights and this prompt, the
-    one published for a model of this name and shape, or `QueryFocusedHeads().find` on the built-in examples, which is
-    then cached. Which one it was is logged in one line.
+    In this order: the set in the folder that the model was loaded from, the set that ships with the embedded model, the
+    set cached for these weights and this prompt, the one published for a model of this name and shape, or
+    `QueryFocusedHeads().find` on the built-in examples, which is then cached. Which one it was is logged in one line.
 
     Raises:
         HeadSetError: none is known, and `detect` is off.
@@ -33,8 +33,9 @@ def default_heads(
     shipped = TINY / "heads.json"
     prompt = prompt_template(lm.tokenizer, template).fingerprint
     cached = cache_folder() / "heads" / f"{lm.fingerprint}-{prompt}.json"
-    for path, what in ((shipped, "shipped"), (cached, "cached")):
-        heads = _matching(path, lm, prompt)
+    beside = Path(lm.name) / "heads.json"  # an adapter that was trained for these heads
+    for path, what in ((beside, "own"), (shipped, "shipped"), (cached, "cached")):
+        heads = _matching(path, lm, None if path is beside else prompt)
         if heads is not None:
             logger.info("Using the %s heads of %s: %s", what, lm.name, heads)
             return heads
@@ -59,8 +60,8 @@ def default_heads(
     return found
 
 
-def _matching(path: Path, lm: LanguageModel, prompt: str) -> HeadSet | None:
-    """The set in a file, if it was made for exactly these weights and this prompt; a damaged cache is found again."""
+def _matching(path: Path, lm: LanguageModel, prompt: str | None) -> HeadSet | None:
+    """The set in a file, if it was made for these weights and this prompt (None: any); a damaged one is passed over."""
     if not path.is_file():
         return None
     try:
@@ -68,5 +69,5 @@ def _matching(path: Path, lm: LanguageModel, prompt: str) -> HeadSet | None:
     except (FormatError, HeadSetError) as error:
         logger.warning("Ignoring %s: %s", path, error)
         return None
-    made_for = heads.provenance.get("fingerprint"), heads.provenance.get("prompt")
-    return heads if made_for == (lm.fingerprint, prompt) else None
+    same = prompt is None or heads.provenance.get("prompt") == prompt
+    return heads if same and heads.provenance.get("fingerprint") == lm.fingerprint else None

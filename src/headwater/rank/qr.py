@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,16 +11,16 @@ from typing import Literal
 import numpy as np
 
 from headwater.data.documents import Document, DocumentLike, as_documents, check_query
-from headwater.errors import ContextOverflowError, HeadSetError, InputError, InsufficientMemoryError
-from headwater.heads.mass import MassSettings, PreparedDocuments, TokenMass
-from headwater.headset import HeadSet, HeadsLike, as_heads, parse_heads
-from headwater.instrument.rows import by_layer
+from headwater.errors import ContextOverflowError, InputError, InsufficientMemoryError
+from headwater.heads.mass import PreparedDocuments, TokenMass
+from headwater.heads.switches import DocSpan, Order, TailPart, counted_tail, prompt_order
+from headwater.headset import HeadSet, HeadsLike
 from headwater.model.lm import LanguageModel
 from headwater.model.memory import memory, tokens_that_fit
 from headwater.prompt import prompt_template
-from headwater.rank.default_heads import default_heads
 from headwater.rank.overflow import ANCHORS, STRATEGIES, Room, anchors, slide, tournament, truncate
-from headwater.rank.ranked import Explanation, Plan, Ranked, Ranking, TokenWeight
+from headwater.rank.ranked import Explanation, Plan, Ranked, Ranking, mean_explanation, token_weights
+from headwater.rank.resolve import ranking_orders, ranking_settings, resolve_heads
 
 logger = logging.getLogger("headwater")
 
@@ -34,23 +32,37 @@ class QRRetriever:
     nothing is generated and nothing is trained. Scores of different document lists are not comparable: attention mass
     is relative to its list.
 
+    What the heads were found with (template, instruction, null query, tail, document span: the provenance of the head
+    set) is what they rank with, unless asked otherwise; one warning says where the two differ. Lists of heads and
+    published sets say nothing of it and get the published defaults. The switches are explained at
+    `headwater.heads.switches.MassSettings`.
+
     Args:
         lm: a loaded model.
         heads: a `HeadSet`, a path to one, a published name ("llama-3.1-8b-instruct/qr-nq"), (layer, head) pairs, heads
             as text ("13-18,13-21"), "all" (every head: ICR, arXiv 2410.02642), or None: the heads shipped, cached or
             published for this model, else found once on the built-in examples.
-        template: "auto", "chat" or "base".
-        instruction: "rank", "answer", or a sentence of your own.
-        null_query: the query whose attention is subtracted.
+        template: "auto" (as the heads were found, else the chat template where there is one), "chat", "base", "bare".
+        instruction: "rank", "answer", or a sentence of your own (None: as the heads were found, else "rank").
+        null_query: the query whose attention is subtracted; may be "" (None: as the heads were found, else "N/A").
         calibrate: subtract it at all.
         outlier_filter: leave out tokens far below their document's mean.
+        tail: "full", "query+suffix", "query" or "core" (None: as the heads were found, else "full").
+        doc_span: "full", "unlabelled" or "body" (None: as the heads were found, else "full").
         order: "reversed" puts the first document last in the prompt, next to the query (best for lists that come in
-            first-stage order); "given" keeps the order.
+            first-stage order); "given" keeps the order; "shuffled" depends on `seed` and the texts, not on the order
+            they come in. Several, such as ("reversed", "shuffled"): the mean of the scores, at the cost of one ranking
+            each; "shuffled" may be named repeatedly and is another order each time (qrhead.md 12.2).
+        reduce: over heads, "mean" or "sum".
+        dedupe: read identical documents once.
+        max_doc_tokens: read so many tokens of each text; `Ranking.shortened` counts the documents cut.
+        overlap_idf: ReAttn-like: query words that many documents hold count less (`headwater.heads.reattn`).
+        entropy: ReAttn-like: exponent of the term against attention in one place; 0 is off.
         allow_local: rank also with heads whose sliding window is shorter than the prompt.
         overflow: what `rank` does with a list that does not fit the model: "raise", "truncate", "tournament",
             "anchors" or "slide" (see `headwater.rank.overflow`).
         window: most documents of a window of the last three (None: as many as fit).
-        seed: deals the windows of a tournament.
+        seed: deals the windows of a tournament, and shuffles.
 
     Raises:
         HeadSetError: the head set was made for a model of another shape.
@@ -63,31 +75,55 @@ class QRRetriever:
         heads: HeadSet | HeadsLike | str | Path | None = None,
         *,
         template: str = "auto",
-        instruction: str = "rank",
-        null_query: str = "N/A",
+        instruction: str | None = None,
+        null_query: str | None = None,
         calibrate: bool = True,
         outlier_filter: bool = True,
-        order: Literal["reversed", "given"] = "reversed",
+        tail: TailPart | None = None,
+        doc_span: DocSpan | None = None,
+        order: Order | Sequence[Order] = "reversed",
+        reduce: Literal["mean", "sum"] = "mean",
+        dedupe: bool = True,
+        max_doc_tokens: int | None = None,
+        overlap_idf: bool = False,
+        entropy: float = 0.0,
         allow_local: bool = False,
         overflow: str = "raise",
         window: int | None = None,
         seed: int = 0,
     ) -> None:
-        """Settle the heads and check them against the model."""
+        """Settle heads and switches, and check them against the model."""
         if overflow not in STRATEGIES:
             raise InputError(f"Unknown overflow {overflow!r}; use one of {', '.join(STRATEGIES)}.")
         if window is not None and window < 2:
             raise InputError(f"A window needs at least 2 documents, got {window}.")
-        if order not in ("reversed", "given"):
-            raise InputError(f"Unknown order {order!r}; use 'reversed' or 'given'.")
-        if calibrate and not null_query.strip():
-            raise InputError("The null query is blank; use for example 'N/A', or calibrate=False.")
         self.lm = lm
-        self.heads = _resolve(lm, heads, template)
-        self.order = order
+        self.orders = ranking_orders(order)
+        self.heads = resolve_heads(lm, heads, template)
+        asked = {
+            "template": template,
+            "instruction": instruction,
+            "null_query": null_query,
+            "tail": tail,
+            "doc_span": doc_span,
+        }
+        self.settings = ranking_settings(
+            lm,
+            self.heads,
+            asked,
+            calibrate=calibrate,
+            outlier_filter=outlier_filter,
+            reduce=reduce,
+            dedupe=dedupe,
+            max_doc_tokens=max_doc_tokens,
+            overlap_idf=overlap_idf,
+            entropy=entropy,
+        )
         self.allow_local = allow_local
         self.overflow, self.window, self.seed = overflow, window, seed
-        self.settings = MassSettings(template, instruction, null_query, calibrate, outlier_filter)
+        self._template = prompt_template(lm.tokenizer, self.settings.template, self.settings.instruction)
+        if calibrate:
+            counted_tail(self._template, self.settings, self.settings.null_query)  # refused now rather than later
 
     def score(self, query: str, documents: Iterable[DocumentLike]) -> np.ndarray:
         """Score each document.
@@ -104,8 +140,7 @@ class QRRetriever:
             ContextOverflowError: the list does not fit what the model reads.
             LocalHeadError: a head's sliding window is shorter than the prompt.
         """
-        given = as_documents(documents)
-        return next(self._scores([query], given))
+        return self._scores([query], as_documents(documents))[0]
 
     def rank(self, query: str, documents: Iterable[DocumentLike], top_k: int | None = None) -> Ranking:
         """Sort documents by score, best first; ties keep the input order. Raises what `score` raises.
@@ -116,7 +151,7 @@ class QRRetriever:
         try:
             if self.window is not None and self.overflow != "raise" and len(given) > self.window:
                 return self._windows(query, given, top_k)
-            return _ranked(given, next(self._scores([query], given)), top_k)
+            return self._ranked(given, self._scores([query], given)[0], top_k)
         except (ContextOverflowError, InsufficientMemoryError):
             if self.overflow == "raise":
                 raise
@@ -130,7 +165,7 @@ class QRRetriever:
             raise InputError("Expected a list of queries, got a single one; wrap it in a list.")
         given, asked = as_documents(documents), list(queries)
         try:
-            return [_ranked(given, scores, top_k) for scores in self._scores(asked, given)]
+            return [self._ranked(given, scores, top_k) for scores in self._scores(asked, given)]
         except (ContextOverflowError, InsufficientMemoryError):
             if self.overflow == "raise":
                 raise
@@ -150,36 +185,44 @@ class QRRetriever:
         if not given:
             nothing = np.zeros(0, np.float32)
             return Explanation(query, nothing, list(self.heads.heads), np.zeros((len(self.heads), 0), np.float32), [])
-        prepared = self._prepare(given)
-        mass = self._checked(prepared.mass(query))
-        weights = self.heads.coefficients
-        mean = mass.tokens if weights is None else mass.tokens * mass.tokens.new_tensor(weights)[:, None]
-        per_token = mean.mean(0).tolist()
-        shown = []
-        for place, (start, end) in enumerate(prepared.spans):
-            texts = prepared.template.token_texts(prepared.template.piece(place, prepared.shown[place]))
-            shown.append([TokenWeight(t, w) for t, w in zip(texts, per_token[start:end], strict=True)])
-        return Explanation(
-            query,
-            mass.combined(weights=weights).cpu().numpy().astype(np.float32),
-            list(self.heads.heads),
-            mass.per_head().cpu().numpy().astype(np.float32),
-            [[] if place is None else shown[place] for place in prepared.place],
-        )
+        found = []
+        for order in self._orders(given):
+            prepared = self._prepare(given, order)
+            mass = self._checked(prepared.mass(query))
+            found.append(
+                Explanation(
+                    query,
+                    self._combined(mass),
+                    list(self.heads.heads),
+                    mass.per_head().cpu().numpy().astype(np.float32),
+                    token_weights(prepared, mass.by_token(self.heads.coefficients)),
+                )
+            )
+        return mean_explanation(found)
 
-    def _prepare(self, documents: Sequence[Document]) -> PreparedDocuments:
-        order = range(len(documents))
-        return PreparedDocuments(
-            self.lm, documents, self.heads.heads, self.settings, order[::-1] if self.order == "reversed" else order
-        )
+    def _orders(self, documents: Sequence[Document]) -> Iterator[list[int]]:
+        """The orders of the documents in the prompts."""
+        texts = [(document.title or "", document.text) for document in documents]
+        places = sorted(range(len(texts)), key=texts.__getitem__)
+        shuffles = 0
+        for order in self.orders:
+            drawn = prompt_order(order, len(texts), f"{self.seed + shuffles}:{sorted(texts)}")
+            yield [places[place] for place in drawn] if order == "shuffled" else drawn
+            shuffles += order == "shuffled"
+
+    def _prepare(self, documents: Sequence[Document], order: Sequence[int]) -> PreparedDocuments:
+        return PreparedDocuments(self.lm, documents, self.heads.heads, self.settings, order)
 
     def _room(self, query: str, documents: Sequence[Document]) -> Room:
         """How long the documents are in a prompt, and what the rest of it leaves them."""
-        template = prompt_template(self.lm.tokenizer, self.settings.template, self.settings.instruction)
-        tails = [template.tail(query)] + [template.tail(self.settings.null_query)] * self.settings.calibrate
+        template, settings = self._template, self.settings
+        asked = [query, settings.null_query] if settings.calibrate else [query]
+        tails = [counted_tail(template, settings, each)[0] for each in asked]
         separator = len(template.encode(template.separator))
         last = len(documents) + len(ANCHORS)  # the longest number a document can get
-        lengths = [separator + len(template.encode(template.piece(last, document))) for document in documents]
+        lengths = [
+            separator + len(template.encode(template.piece(last, document))) for document in self._cut(documents)
+        ]
         limit = self.lm.max_length or 1 << 40
         if self.overflow != "raise":
             limit = min(limit, tokens_that_fit(self.lm, self.heads.last_layer) or limit)
@@ -191,16 +234,17 @@ class QRRetriever:
         shown = [documents[place] for place in places]
         room = self._room(query, shown)
         scores = np.full(len(documents), -np.inf, np.float32)
-        shortened = 0
+        shortened = self._shortened(shown)
         windows = 1
 
         def score(some: Sequence[Document]) -> np.ndarray:
-            return next(self._scores([query], some))
+            return self._scores([query], some)[0]
 
         if self.overflow == "truncate":
-            kept, shortened = truncate(shown, room, self._shorten)
+            kept, _ = truncate(self._cut(shown), room, self._shorten)
+            shortened = sum(new is not old for new, old in zip(kept, shown, strict=True))
             scores[places] = score(kept)
-            found: list[Ranked] = _ranked(documents, scores, top_k)
+            found: list[Ranked] = self._ranked(documents, scores, top_k)
         else:
             if self.overflow == "tournament":
                 order, windows = tournament(shown, score, room, self.seed)
@@ -217,70 +261,48 @@ class QRRetriever:
 
     def _shorten(self, document: Document, tokens: int) -> Document:
         """The document without what lies behind so many tokens of its piece in the prompt."""
-        template = prompt_template(self.lm.tokenizer, self.settings.template, self.settings.instruction)
+        template = self._template
         used = len(template.encode(template.separator))
         used += len(template.encode(template.piece(10_000, replace(document, text=""))))
-        text = document.text.strip()
-        return replace(document, text="".join(template.token_texts(text)[: max(1, tokens - used - 2)]))
+        return template.shortened(document, tokens - used - 2)
+
+    def _cut(self, documents: Sequence[Document]) -> list[Document]:
+        """The documents as they are read: what has more than `max_doc_tokens` is cut."""
+        most = self.settings.max_doc_tokens
+        return [each if most is None else self._template.shortened(each, most) for each in documents]
+
+    def _shortened(self, documents: Sequence[Document]) -> int:
+        return sum(new is not old for new, old in zip(self._cut(documents), documents, strict=True))
 
     def _checked(self, mass: TokenMass) -> TokenMass:
         if not self.allow_local:
             mass.require_global(self.heads.heads)
         return mass
 
-    def _scores(self, queries: Sequence[str], documents: Sequence[Document]) -> Iterator[np.ndarray]:
+    def _combined(self, mass: TokenMass) -> np.ndarray:
+        return mass.combined(weights=self.heads.coefficients).cpu().numpy().astype(np.float32)
+
+    def _scores(self, queries: Sequence[str], documents: Sequence[Document]) -> list[np.ndarray]:
+        """Scores of the documents for each query, mean over the orders."""
         for query in queries:
             check_query(query)
-            if self.settings.calibrate and query.strip() == self.settings.null_query.strip():
+            if self.settings.calibrate and query.strip() == self.settings.null_query:
                 logger.warning("The query equals the null query %r: every score is zero.", self.settings.null_query)
         if not documents:
-            yield from (np.zeros(0, np.float32) for _ in queries)
-            return
-        for mass in self._prepare(documents).masses(queries):
-            yield self._checked(mass).combined(weights=self.heads.coefficients).cpu().numpy().astype(np.float32)
+            return [np.zeros(0, np.float32) for _ in queries]
+        found = []
+        for order in self._orders(documents):
+            masses = self._prepare(documents, order).masses(queries)
+            found.append([self._combined(self._checked(mass)) for mass in masses])
+        return [np.mean(scores, axis=0) for scores in zip(*found, strict=True)]
 
-
-def _ranked(documents: Sequence[Document], scores: np.ndarray, top_k: int | None) -> Ranking:
-    order = np.argsort(-scores, kind="stable")
-    return Ranking(_listed(documents, [(int(i), float(scores[i])) for i in order], top_k))
+    def _ranked(self, documents: Sequence[Document], scores: np.ndarray, top_k: int | None) -> Ranking:
+        order = np.argsort(-scores, kind="stable")
+        listed = _listed(documents, [(int(i), float(scores[i])) for i in order], top_k)
+        return Ranking(listed, shortened=self._shortened(documents))
 
 
 def _listed(documents: Sequence[Document], order: Sequence[tuple[int, float]], top_k: int | None) -> list[Ranked]:
     if top_k is not None and top_k < 1:
         raise InputError(f"top_k must be at least 1, got {top_k}.")
     return [Ranked(place, documents[place].id, score, documents[place]) for place, score in order[:top_k]]
-
-
-def _resolve(lm: LanguageModel, heads: HeadSet | HeadsLike | str | Path | None, template: str) -> HeadSet:
-    """Turn what the user gave into a head set of this model."""
-    if heads is None:
-        return default_heads(lm, template)
-    if isinstance(heads, HeadSet):
-        found = heads
-    elif not isinstance(heads, (str, Path)):
-        found = HeadSet(as_heads(heads))
-    elif heads == "all":
-        return HeadSet(lm.anatomy.all_heads, provenance={"method": "all", "model": lm.name})
-    elif re.fullmatch(r"[\d\s,-]+", str(heads)):
-        found = HeadSet(parse_heads(str(heads)))
-    elif os.path.exists(heads) or "/" in str(heads):
-        found = HeadSet.load(heads)
-    else:
-        raise HeadSetError(
-            f"{str(heads)!r} is not a head set file, a published set (`headwater heads published`), 'all', or a list "
-            "of heads such as 13-18,13-21."
-        )
-    here = lm.anatomy
-    shape, own = found.provenance.get("shape"), [here.num_layers, here.num_heads, here.num_kv_heads]
-    if shape is not None and list(shape) != own:
-        raise HeadSetError(
-            f"This head set was made for a model of {shape[0]} layers x {shape[1]} heads ({shape[2]} key/value heads); "
-            f"{lm.name!r} has {own[0]} x {own[1]} ({own[2]})."
-        )
-    by_layer(found, here)
-    made_for = found.provenance.get("fingerprint")
-    if made_for is not None and made_for != lm.fingerprint:
-        logger.warning(
-            "This head set was made for other weights (%s) than those of %s.", found.provenance.get("model"), lm.name
-        )
-    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from headwater.model.greedy import Against, end_ids, greedy
 from headwater.prompt.prompt import prompt_template
 
 if TYPE_CHECKING:
+    from headwater.headset import HeadSet, HeadsLike
     from headwater.model.lm import LanguageModel
 
 # What opens and closes the reasoning of models that think before they answer.
@@ -87,12 +88,7 @@ class Reader:
             ContextOverflowError: when prompt and answer are longer than the model reads.
         """
         question = check_query(question)
-        shown = [document for document in as_documents(documents) if not document.blank]
-        if not shown:
-            raise InputError("There is nothing to read: every document is blank.")
-        ids = [*self._template.prefix(shown).ids, *self._template.tail(question)]
-        self._check_length(len(ids), f"Reading {len(shown)} documents", "give fewer or shorter documents")
-        return self._answer(ids, on_text, self._against(question))
+        return self._answer(self._documents_and(question, documents), on_text, self._against(question))
 
     def recall(self, question: str, on_text: OnText | None = None) -> Reading:
         """Answer one question without any documents, from what the model knows by heart (closed book).
@@ -107,9 +103,55 @@ class Reader:
             InputError: for a blank question.
             ContextOverflowError: when prompt and answer are longer than the model reads.
         """
+        return self._answer(self._alone(question), on_text, None)
+
+    def read_without(
+        self, variants: Sequence[HeadSet | HeadsLike], question: str, documents: Iterable[DocumentLike] = ()
+    ) -> list[Reading]:
+        """The answer once per head set, its heads zeroed while the answer is written; the prompt is read once.
+
+        What `read` (without documents: `recall`) gives inside ``hw.ablated(lm, heads, "zero", "decode")``.
+
+        Args:
+            variants: head sets; an empty one takes nothing out.
+            question: the question.
+            documents: what to read, best first; none for the question alone.
+
+        Raises:
+            InputError: as `read` and `recall`, no variants, or a reader that contrasts two prompts.
+            HeadSetError: a head that the model does not have.
+            ModelError: a model that `headwater.instrument.variants` cannot run.
+        """
+        from headwater.instrument.variants import decode_variants
+
+        shown = as_documents(documents)
+        if shown and self._against(question) is not None:
+            raise InputError("A reader that contrasts two prompts reads them one mask at a time: use hw.ablated.")
+        ids = self._documents_and(check_query(question), shown) if shown else self._alone(question)
+        room = self._room(len(ids))
+        watches = [self._watch(len(ids), None) for _ in variants]
+
+        def finished(place: int, new: list[int], log_probability: float) -> bool:
+            watches[place].logs.append(log_probability)
+            return watches[place].over(new)
+
+        found = decode_variants(self.lm, ids, variants, room, finished)
+        return [self._reading(len(ids), new, watch, room) for new, watch in zip(found, watches, strict=True)]
+
+    def _documents_and(self, question: str, documents: Iterable[DocumentLike]) -> list[int]:
+        """Ids of the prompt of documents and question."""
+        shown = [document for document in as_documents(documents) if not document.blank]
+        if not shown:
+            raise InputError("There is nothing to read: every document is blank.")
+        ids = [*self._template.prefix(shown).ids, *self._template.tail(question)]
+        self._check_length(len(ids), f"Reading {len(shown)} documents", "give fewer or shorter documents")
+        return ids
+
+    def _alone(self, question: str) -> list[int]:
+        """Ids of the prompt of a question without documents."""
         ids = self._template.alone(question)
         self._check_length(len(ids), "The question", "shorten it")
-        return self._answer(ids, on_text, None)
+        return ids
 
     def _against(self, question: str) -> Against | None:
         """What answers from documents are contrasted with; here nothing."""
@@ -127,17 +169,27 @@ class Reader:
 
     def _answer(self, ids: list[int], on_text: OnText | None, against: Against | None) -> Reading:
         """Generate behind a prompt, up to the end of the answer's first line."""
-        limit, needed = self.lm.max_length, len(ids) + self.max_new_tokens
-        thinking = self.max_thinking_tokens if limit is None else min(self.max_thinking_tokens, limit - needed)
-        room = self.max_new_tokens + thinking
-        watch = _Watch(self.lm.tokenizer, len(ids), self.max_new_tokens, self._opened, on_text)
+        room, watch = self._room(len(ids)), self._watch(len(ids), on_text)
         new = greedy(self.lm, ids, room, against, stopping_criteria=[watch.stop], logits_processor=[watch.note])
+        return self._reading(len(ids), new, watch, room)
+
+    def _room(self, prompt: int) -> int:
+        """How many tokens may be generated behind a prompt, for the answer and for thinking."""
+        limit, needed = self.lm.max_length, prompt + self.max_new_tokens
+        thinking = self.max_thinking_tokens if limit is None else min(self.max_thinking_tokens, limit - needed)
+        return self.max_new_tokens + thinking
+
+    def _watch(self, prompt: int, on_text: OnText | None) -> _Watch:
+        return _Watch(self.lm.tokenizer, prompt, self.max_new_tokens, self._opened, on_text)
+
+    def _reading(self, prompt: int, new: list[int], watch: _Watch, room: int) -> Reading:
+        """What was said, from the new ids."""
         answer, reasoning = watch.split(new)
         ended = bool(new and new[-1] in end_ids(self.lm))
         line = answer.strip().split("\n")[0].strip()
         unlimited = len(new) < room and not watch.full
         return Reading(
-            line, len(ids), unlimited or ended or "\n" in answer.strip(), watch.confidence(len(new)), reasoning.strip()
+            line, prompt, unlimited or ended or "\n" in answer.strip(), watch.confidence(len(new)), reasoning.strip()
         )
 
 
@@ -160,26 +212,29 @@ class _Watch:
         return scores
 
     def stop(self, ids: Any, scores: Any, **_: Any) -> Any:
-        """A stopping criterion: the answer's first line is over, or as long as it may get."""
+        """A stopping criterion."""
         import torch
 
-        new = [int(i) for i in ids[0, self.prompt :]]
+        return torch.tensor([self.over([int(i) for i in ids[0, self.prompt :]])], device=ids.device)
+
+    def over(self, new: list[int]) -> bool:
+        """Whether the answer's first line is over, or as long as it may get, after so many new ids."""
         raw = str(self.tokenizer.decode(new, skip_special_tokens=False))
         close = self._closing(raw)
         if close is not None and close not in raw:
             self.start = len(new)
-            return torch.tensor([False], device=ids.device)
+            return False
         if raw.strip() and any(mark.startswith(raw.strip()) for mark, _ in THINKING):  # perhaps half of a mark
-            return torch.tensor([False], device=ids.device)
+            return False
         body = self.split(new)[0].lstrip()
-        over = body.strip() != "" and "\n" in body
+        ended = body.strip() != "" and "\n" in body
         self.full = len(new) - self.start >= self.max_new_tokens
         if self.on_text is not None:
             line = body.split("\n")[0]
             if line[self._told :] and not line.endswith("\ufffd"):  # half of a character waits for its other half
                 self.on_text(line[self._told :])
                 self._told = len(line)
-        return torch.tensor([over or self.full], device=ids.device)
+        return ended or self.full
 
     def split(self, new: list[int]) -> tuple[str, str]:
         """Answer and reasoning so far; no answer while the reasoning is open."""

@@ -18,6 +18,7 @@ from headwater.errors import InputError
 from headwater.evaluate.systems import lists, rankers, readers
 from headwater.evaluate.systems.system import System
 from headwater.evaluate.tasks.counterfact import Counterfact
+from headwater.evaluate.tasks.invented import InventedFacts
 from headwater.evaluate.tasks.multihop import HotpotQa, MuSiQue
 from headwater.evaluate.tasks.needle import NeedleGrid
 from headwater.evaluate.tasks.perplexity import Perplexity
@@ -39,6 +40,7 @@ FORMS: dict[str, type[Task]] = {
     "counterfact": Counterfact,
     "gold-position": GoldPosition,
     "hotpotqa": HotpotQa,
+    "invented-facts": InventedFacts,
     "key-value": KeyValue,
     "musique": MuSiQue,
     "needle": NeedleGrid,
@@ -124,6 +126,7 @@ TASKS: dict[str, Named] = {
     "key-value-20": Named("key-value", {**_keys(75), "keys": 20}, "one value among 20 keys, for small models"),
     "key-value-75": Named("key-value", _keys(75), "one value among 75 keys"),
     "key-value-140": Named("key-value", _keys(140), "one value among 140 keys"),
+    "invented-facts": Named("invented-facts", {}, "facts of invented countries hidden in text, no data"),
     "needle": Named("needle", {"paragraphs_folder": "{data}/long/paul_graham_essays"}, "a fact hidden in essays"),
     "counterfact": Named(
         "counterfact", {"path": f"{_FACTS}/full_data_sampled_gpt2_with_subjects.json"}, "in-context fact against memory"

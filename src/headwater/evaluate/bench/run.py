@@ -25,7 +25,7 @@ from headwater.data.documents import Document
 from headwater.errors import InputError
 from headwater.evaluate.bench.catalogue import METHODS, Method, build_task, method_named
 from headwater.evaluate.bench.config import BenchConfig
-from headwater.evaluate.bench.cost import measured
+from headwater.evaluate.bench.cost import Cost, measured
 from headwater.evaluate.bench.records import file_stem
 from headwater.evaluate.bench.summary import Results, summarise_task
 from headwater.evaluate.files import Lines, made_with, same_run, write_json, write_page
@@ -118,7 +118,7 @@ def run(
     summary: dict[str, Any] = {"tasks": {}, "not_run": []}
     for task, items in loaded:
         same_run(folder / "items" / f"{task.name}.json", task.definition)
-        _write_items(folder, task, items)
+        write_items(folder, task, items)
         results = {
             name: _run_method(folder, task, items, name, config.seeds, systems, progress)
             for name, method in methods.items()
@@ -166,25 +166,52 @@ def _run_method(
     method, results = chosen.method, Results()
     for seed in seeds if method.seeded else seeds[:1]:
         stem = file_stem(name, seed if method.seeded else None)
-        lines = Lines(folder / "queries" / task.name / f"{stem}.jsonl")
-        settings = lines.path.with_suffix(".json")
-        left = [item for item in items if item.id not in lines.done]
-        step = progress(f"{task.name}: {stem}")
-        if left or not settings.exists():
-            system = systems.get(name, seed)
-            lm = systems.model(chosen.model) if method.uses_model else None
-            system.prepare(task, items)
-            write_json(settings, system.describe())
-            with _without_remarks():
-                for done, item in enumerate(left):
-                    step(len(items) - len(left) + done, len(items))
-                    lines.add(_record(task, item, system, lm))
-        step(len(items), len(items))
-        records = [lines.done[item.id] for item in items]
+
+        def make(seed: int = seed) -> tuple[System, LanguageModel | None]:
+            return systems.get(name, seed), systems.model(chosen.model) if method.uses_model else None
+
+        records, settings = run_items(folder, task, items, stem, make, progress)
         if task.kind in ORDERS:
             _write_trec(folder / "runs" / task.name / f"{stem}.trec", records, stem)
-        results.add(seed if method.seeded else None, records, json.loads(settings.read_text(encoding="utf-8")))
+        results.add(seed if method.seeded else None, records, settings)
     return results
+
+
+def run_items(
+    folder: Path,
+    task: Task,
+    items: Sequence[Any],
+    stem: str,
+    make: Callable[[], tuple[System, LanguageModel | None]],
+    progress: Progress,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Run a system on what is left of the items; every finished one is on disk before the next begins.
+
+    Args:
+        folder: of the run.
+        task: whose items they are.
+        items: of the task.
+        stem: name of the system's files.
+        make: gives the system and the model under test (None where it runs none); called only if anything is left.
+        progress: called with a label, gives a function of (done, total).
+
+    Returns:
+        The record of each item, and what the system says of itself.
+    """
+    lines = Lines(folder / "queries" / task.name / f"{stem}.jsonl")
+    settings = lines.path.with_suffix(".json")
+    left = [item for item in items if item.id not in lines.done]
+    step = progress(f"{task.name}: {stem}")
+    if left or not settings.exists():
+        system, lm = make()
+        system.prepare(task, items)
+        write_json(settings, system.describe())
+        with _without_remarks():
+            for done, item in enumerate(left):
+                step(len(items) - len(left) + done, len(items))
+                lines.add(_record(task, item, system, lm))
+    step(len(items), len(items))
+    return [lines.done[item.id] for item in items], json.loads(settings.read_text(encoding="utf-8"))
 
 
 @contextmanager
@@ -201,15 +228,23 @@ def _without_remarks() -> Iterator[None]:
 
 def _record(task: Task, item: Any, system: System, lm: LanguageModel | None) -> dict[str, Any]:
     """Run one item. What cannot be run (a prompt that does not fit) scores zero and says why."""
-    record: dict[str, Any] = {"id": item.id, "group": item.group, "error": None}
+    error = None
     system.details = {}
     with measured(lm) as cost:
         try:
             output = [] if task.kind == "ranking" and not item.documents else system.run(item)
-        except InputError as error:  # too little memory or a NaN is no fault of the item: those stop the run
+        except InputError as raised:  # too little memory or a NaN is no fault of the item: those stop the run
             if task.kind == "text":
                 raise
-            output, record["error"] = None, str(error)
+            output, error = None, str(raised)
+    return record_of(task, item, output, error, system.details, cost)
+
+
+def record_of(
+    task: Task, item: Any, output: Any, error: str | None, details: Mapping[str, int], cost: Cost
+) -> dict[str, Any]:
+    """What is kept of an item: its output (None where it failed, which scores zero), scores and cost."""
+    record: dict[str, Any] = {"id": item.id, "group": item.group, "error": error}
     if output is None:
         empty = {"reading": "", "choice": [0.0] * len(getattr(item, "options", ()))}.get(task.kind, [])
         record["scores"] = dict.fromkeys(task.score(item, empty), 0.0)
@@ -218,7 +253,7 @@ def _record(task: Task, item: Any, system: System, lm: LanguageModel | None) -> 
     record["output"] = output
     if task.kind in ORDERS:
         record["shown"] = _shown(task, item, (output or [])[:SHOWN])
-    record["details"] = dict(system.details)
+    record["details"] = dict(details)
     record["cost"] = cost.as_dict()
     return record
 
@@ -234,7 +269,7 @@ def _shown(task: Task, item: Any, names: Sequence[str]) -> list[list[str]]:
     return out
 
 
-def _write_items(folder: Path, task: Task, items: Sequence[Any]) -> None:
+def write_items(folder: Path, task: Task, items: Sequence[Any]) -> None:
     """What each item asks and expects, for reports."""
     lines = []
     for item in items:

@@ -46,18 +46,25 @@ class Results:
 
 
 def summarise_task(
-    task: Task, items: Sequence[Any], results: Mapping[str, Results], baselines: Sequence[str]
+    task: Task,
+    items: Sequence[Any],
+    results: Mapping[str, Results],
+    baselines: Sequence[str],
+    within: Sequence[Sequence[str]] = (),
 ) -> dict[str, Any]:
     """The summary of a task (see `headwater.evaluate.bench.run`).
 
     Intervals resample the items' groups and the seeds. Differences are to each of the `baselines` that does this task,
-    or to the first method where none does; p-values are corrected (Holm) over the methods, metric by metric.
+    or to the first method where none does; p-values are corrected (Holm) over the methods, metric by metric. `within`
+    names further groups of methods to compare: the others of a group with its first.
     """
     first = next(iter(results.values())).records[0]
     scored = [place for place, record in enumerate(first) if record["scores"]]
     groups = [items[place].group for place in scored]
     groups = groups if len(set(groups)) > 1 else list(range(len(groups)))  # one article: questions are resampled
     references = [name for name in baselines if name in results] or [next(iter(results))]
+    compared = [(results, name) for name in references]
+    compared += [({name: results[name] for name in names}, names[0]) for names in within]
     return {
         "kind": task.kind,
         "definition": task.definition,
@@ -67,7 +74,7 @@ def summarise_task(
         "lower_is_better": sorted(task.lower_is_better),
         "notes": list(task.notes),
         "systems": {name: _system(task, items, found, scored, groups) for name, found in results.items()},
-        "differences": [row for name in references for row in _differences(task, results, name, scored, groups)],
+        "differences": [row for among, name in compared for row in _differences(task, among, name, scored, groups)],
     }
 
 

@@ -1,0 +1,1 @@
+"""What changes weights: coefficients of heads, adapters, tuned models."""

@@ -1,0 +1,62 @@
+"""The experiments on head sets, small: every table is there, a second run reads what the first one finished."""
+
+import json
+
+import pytest
+
+import headwater as hw
+from headwater.errors import InputError
+from headwater.evaluate import heads_job
+from headwater.evaluate.heads_job import Settings
+
+SMALL = Settings(
+    questions=4,
+    long_questions=3,
+    pool=24,
+    examples=12,
+    draws=2,
+    random_sets=2,
+    lengths=(6, 10),
+    needle_lengths=(256,),
+    needle_depths=(0.5,),
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("heads")
+    return folder, heads_job.run(hw.load("tiny"), folder, SMALL)
+
+
+def test_every_table_is_written(finished):
+    _, summary = finished
+    tables = heads_job.tables(summary)
+    assert set(tables) == {
+        *("methods-20", "methods-50", "counts", "examples", "lengths", "overlap", "stability", "made"),
+    }
+    for name in ("query-focused", "contrastive", "retrieval", "all heads", "random heads", "shuffled labels", "BM25"):
+        assert f"| {name} |" in tables["methods-20"]
+    assert tables["counts"].count("\n") == 2 + len([n for n in heads_job.COUNTS if n < 48])
+    json.dumps(summary, allow_nan=False)
+
+
+def test_a_second_run_goes_on(finished, monkeypatch):
+    folder, summary = finished
+    lm = hw.load("tiny")
+
+    def never(*_):
+        raise AssertionError("nothing is left to run")
+
+    monkeypatch.setattr(heads_job, "head_scorer", lambda *_: never)
+    monkeypatch.setattr(heads_job.QueryFocusedHeads, "score", never)
+    again = heads_job.run(lm, folder, SMALL)
+    assert again["results"] == summary["results"]
+    with pytest.raises(InputError, match="config"):
+        heads_job.run(lm, folder, Settings(questions=5))
+
+
+def test_ranks_become_measures(finished):
+    folder, summary = finished
+    lines = [json.loads(line) for line in (folder / "20-candidates.jsonl").read_text(encoding="utf-8").splitlines()]
+    first = [line["ranks"]["query-focused"] == 0 for line in lines]
+    assert summary["results"]["20 candidates"]["sets"]["query-focused"]["R@1"]["mean"] == sum(first) / len(first)
