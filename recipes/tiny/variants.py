@@ -69,11 +69,11 @@ class Variant:
 
 
 VARIANTS = {
-    "gpt2": Variant("gpt2", 0.5, 400),
-    "bloom": Variant("bloom", 0.5, 300),
-    "llama-weak": Variant("llama", 0.9, 350),
-    "llama-even": Variant("llama", 0.5, 350),
-    "llama-strong": Variant("llama", 0.1, 350),
+    "gpt2": Variant("gpt2", 0.5, 240),
+    "bloom": Variant("bloom", 0.5, 110),
+    "llama-weak": Variant("llama", 0.9, 200),
+    "llama-even": Variant("llama", 0.5, 200),
+    "llama-strong": Variant("llama", 0.1, 200),
 }
 
 

@@ -51,7 +51,7 @@ def test_a_second_run_goes_on(finished, monkeypatch):
     monkeypatch.setattr(heads_job.QueryFocusedHeads, "score", never)
     again = heads_job.run(lm, folder, SMALL)
     assert again["results"] == summary["results"]
-    with pytest.raises(InputError, match="config"):
+    with pytest.raises(InputError, match="another output folder"):
         heads_job.run(lm, folder, Settings(questions=5))
 
 

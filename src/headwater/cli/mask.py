@@ -169,7 +169,7 @@ def _tables(summary: Mapping[str, Any]) -> None:
             soft_wrap=True,
         )
         table = Table(box=None, pad_edge=False, header_style="dim")
-        table.add_column("without")
+        table.add_column("without", no_wrap=True)
         for title in ("K", metric, "- unmasked", "p (Holm)", f"- top of {first}", "p (Holm)"):
             table.add_column(title, justify="right")
         for row in rows:

@@ -86,7 +86,11 @@ def _tables(found: Stability, title: str, sets: int, seeds: int) -> None:
     from rich.table import Table
 
     grouped = "" if found.groups == found.examples else f" in {found.groups} groups"
-    out.print(f"The best {found.k} of {found.scored} {title}, from {found.examples} examples{grouped}\n", markup=False)
+    out.print(
+        f"The best {found.k} of {found.scored} {title}, from {found.examples} examples{grouped}\n",
+        markup=False,
+        soft_wrap=True,
+    )
     heads = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("rank", "head", "score", "95 % interval", "in bootstrap sets"):
         heads.add_column(name, justify="right")
