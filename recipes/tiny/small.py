@@ -107,10 +107,10 @@ def head_weights(model: Any, layer: int, head: int) -> HeadWeights:
     if config.model_type == "gpt2":
         attention = model.transformer.h[layer].attn
         parts = attention.c_attn.weight.detach().T.view(3, HEADS, size, -1)[:, head]
-        return HeadWeights(*parts, attention.c_proj.weight.detach().T[:, _rows(head, size)])
+        return HeadWeights(parts[0], parts[1], parts[2], attention.c_proj.weight.detach().T[:, _rows(head, size)])
     attention = model.transformer.h[layer].self_attention
     parts = attention.query_key_value.weight.detach().view(HEADS, 3, size, -1)[head]
-    return HeadWeights(*parts, attention.dense.weight.detach()[:, _rows(head, size)])
+    return HeadWeights(parts[0], parts[1], parts[2], attention.dense.weight.detach()[:, _rows(head, size)])
 
 
 def build(architecture: str, vocabulary: int, seed: int) -> Any:
