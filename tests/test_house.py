@@ -21,7 +21,6 @@ FLOORS = {
     "search": 4,
     "rank": 5,
     "plots": 5,
-    "head_plots": 6,
     "adapt": 6,
     "read": 6,
     "pipeline": 7,

@@ -81,8 +81,7 @@ def _shape(text: str | None) -> tuple[int, int] | None:
 
 
 def _draw(found: Comparison, given: dict[str, HeadSet], path: Path) -> None:
-    from headwater.head_plots import head_maps
-    from headwater.plots import save
+    from headwater.plots import head_maps, save
 
     if found.shape is None:
         raise InputError("None of these sets says how many heads the model has; say --shape, for example 32x32.")

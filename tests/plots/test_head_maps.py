@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from headwater.errors import InputError
-from headwater.head_plots import head_maps
-from headwater.plots import save
+from headwater.plots import head_maps, save
 
 
 def test_chosen_heads_are_framed_and_shared_ones_crossed(tmp_path: Path) -> None:

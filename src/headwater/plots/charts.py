@@ -1,76 +1,18 @@
-"""Every picture: head maps, comparisons, curves and grids (matplotlib), coloured tokens (HTML).
-
-Figures are made without pyplot, so nothing global changes. `svg` turns one into text for a page: strokes and letters in
-the page's own colour, no background, no reference to anything outside.
-"""
+"""Comparisons, curves and grids of measured values."""
 
 from __future__ import annotations
 
-import html
-import io
-import re
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from headwater.errors import InputError
+from headwater.plots.style import BAR, COLOURS, INK, MARKS, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-_INK = "#010203"  # stands for the page's text colour until `svg` replaces it
-_MARK = "#d1495b"
-_BAR = "#2a7f9e"
-_COLOURS = (_BAR, _MARK, "#8f6fc4", "#3f9b5c", "#d98a1f", "#7a8794", "#c25fa5", "#7d8f1e", "#4f6fd6", "#a0643c")
-_MARKS = "os^DvPX"  # seven to ten colours: 70 lines stay apart
-
-
-def head_map(scores: Any, chosen: Iterable[tuple[int, int]] = (), title: str | None = None) -> Figure:
-    """Draw a score per attention head, layer by head, with the chosen heads framed.
-
-    Args:
-        scores: float array [layers, heads]; NaN where a head has no score.
-        chosen: (layer, head) pairs to frame.
-        title: above the picture.
-
-    Raises:
-        InputError: when scores are not [layers, heads], or a chosen head lies outside.
-    """
-    from matplotlib.figure import Figure
-
-    array = np.asarray(scores, np.float64)
-    if array.ndim != 2 or not array.size:
-        raise InputError(f"A head map needs scores [layers, heads], got shape {array.shape}.")
-    layers, heads = array.shape
-    cell = 0.42 if max(layers, heads) <= 16 else 0.16
-    figure = Figure(figsize=(max(3.2, heads * cell + 1.6), max(1.8, layers * cell + 1.0)), layout="constrained")
-    axes = figure.add_subplot()
-    mesh = draw_heads(axes, array, chosen)
-    axes.set(xlabel="head", ylabel="layer", title=title or "")
-    bar = figure.colorbar(mesh, ax=axes, label="score")
-    bar.outline.set_visible(False)
-    _plain(axes)
-    return figure
-
-
-def draw_heads(axes: Any, array: np.ndarray, chosen: Iterable[tuple[int, int]] = ()) -> Any:
-    """Draw scores `[layers, heads]` on matplotlib axes, chosen heads framed; gives the mesh. Errors of `head_map`."""
-    from matplotlib.patches import Rectangle
-
-    layers, heads = array.shape
-    mesh = axes.pcolormesh(array, cmap="viridis", edgecolors="none")
-    for layer, head in chosen:
-        if not (0 <= layer < layers and 0 <= head < heads):
-            raise InputError(f"Head {layer}-{head} lies outside a model of {layers} layers with {heads} heads.")
-        axes.add_patch(Rectangle((head, layer), 1, 1, fill=False, edgecolor=_MARK, linewidth=2))
-    _integer_ticks(axes.set_xticks, heads)
-    _integer_ticks(axes.set_yticks, layers)
-    axes.set_aspect("equal")
-    _plain(axes)
-    return mesh
 
 
 def comparison(rows: Mapping[str, Mapping[str, float]], label: str) -> Figure:
@@ -112,19 +54,19 @@ def forest(
     figure = Figure(figsize=(6.4, 0.42 * len(rows) + 0.9), layout="constrained")
     axes = figure.add_subplot()
     if reference is not None:
-        axes.axvline(reference, color=_INK, alpha=0.35, linewidth=1, linestyle="--")
+        axes.axvline(reference, color=INK, alpha=0.35, linewidth=1, linestyle="--")
     for place, (mean, low, high) in enumerate(found):
         if np.isnan(mean):
             continue
-        axes.plot([low, high], [place, place], color=_BAR, linewidth=2, solid_capstyle="round")
-        axes.plot([mean], [place], "o", color=_BAR, markersize=7)
+        axes.plot([low, high], [place, place], color=BAR, linewidth=2, solid_capstyle="round")
+        axes.plot([mean], [place], "o", color=BAR, markersize=7)
         written = f"{mean:{'+' if signed else ''}.{_decimals(mean)}f}".replace("-", "−")
         axes.annotate(written, (mean, place), (0, 7), textcoords="offset points", ha="center", size=8)
     axes.set_yticks(range(len(rows)), [textwrap.fill(name, 32) for name in rows], parse_math=False)
     axes.set(ylim=(len(rows) - 0.5, -0.7), xlabel=label)
     axes.grid(axis="x", alpha=0.25)
     axes.set_axisbelow(True)
-    _plain(axes)
+    plain(axes)
     return figure
 
 
@@ -152,7 +94,7 @@ def curve(lines: Mapping[str, Mapping[str, Mapping[str, float | None]]], label_x
     axes = figure.add_subplot()
     step = 0.012 * max(1, len(values) - 1)  # a little apart, however many values share the width
     for place, points in enumerate(found):
-        colour, mark = _COLOURS[place % len(_COLOURS)], _MARKS[place % len(_MARKS)]
+        colour, mark = COLOURS[place % len(COLOURS)], MARKS[place % len(MARKS)]
         at = np.arange(len(values)) + (place - (len(lines) - 1) / 2) * step
         axes.vlines(at, points[:, 1], points[:, 2], color=colour, alpha=0.6, linewidth=1.5)
         handles += axes.plot(at, points[:, 0], marker=mark, linestyle=joined, color=colour, markersize=5, linewidth=1.5)
@@ -163,7 +105,7 @@ def curve(lines: Mapping[str, Mapping[str, Mapping[str, float | None]]], label_x
     axes.set_axisbelow(True)
     names = [textwrap.fill(name, 40) for name in lines]
     figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    _plain(axes)
+    plain(axes)
     return figure
 
 
@@ -187,15 +129,15 @@ def coefficient_paths(looks: Sequence[Mapping[str, Any]], names: Sequence[str]) 
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     for place, path in enumerate(paths.T):
         label = names[place] if len(names) <= 12 else None
-        upper.plot(steps, path, color=_COLOURS[place % len(_COLOURS)], linewidth=1.2, label=label)
-    upper.axhline(1, color=_INK, linewidth=0.8, linestyle=":")
+        upper.plot(steps, path, color=COLOURS[place % len(COLOURS)], linewidth=1.2, label=label)
+    upper.axhline(1, color=INK, linewidth=0.8, linestyle=":")
     upper.set(ylabel="coefficient")
     if len(names) <= 12:
         upper.legend(ncols=2, fontsize=8, frameon=False)
-    lower.plot(steps, [look["heldout"] for look in looks], color=_BAR, marker="o", markersize=4)
+    lower.plot(steps, [look["heldout"] for look in looks], color=BAR, marker="o", markersize=4)
     lower.set(xlabel="step", ylabel="held-out loss")
     for axes in (upper, lower):
-        _plain(axes)
+        plain(axes)
     return figure
 
 
@@ -243,61 +185,8 @@ def heat(
     figure.supylabel(label_row, size=10)
     figure.colorbar(mesh, ax=list(panels[: len(arrays)]), label=label).outline.set_visible(False)
     for axes in panels:
-        _plain(axes)
+        plain(axes)
     return figure
-
-
-def save(figure: Figure, path: str | Path) -> Path:
-    """Write a figure as .png, .svg or .pdf on white.
-
-    Raises:
-        InputError: for another suffix, or a place that cannot be written.
-    """
-    path = Path(path)
-    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise InputError(f"Pictures are written as .png, .svg or .pdf, not {path.suffix or 'without a suffix'}.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=200, facecolor="white", bbox_inches="tight")
-    except OSError as error:
-        raise InputError(f"Cannot write {path}: {error.strerror or error}.") from error
-    return path
-
-
-def svg(figure: Figure, name: str) -> str:
-    """The figure as one <svg> element for a page; `name` is its accessible label."""
-    import matplotlib
-
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        figure.savefig(buffer, format="svg", transparent=True, bbox_inches="tight")
-    text = buffer.getvalue()
-    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
-    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # its rules would reach the whole page
-    text = text.replace(_INK, "currentColor").replace("<svg ", f'<svg role="img" aria-label="{html.escape(name)}" ', 1)
-    # Names of clip paths and markers must not meet those of another figure on the same page.
-    prefix = re.sub(r"\W+", "-", name.lower())
-    text = re.sub(r'\bid="', f'id="{prefix}-', text)
-    return re.sub(r'(url\(|xlink:href=")#', rf"\1#{prefix}-", text)
-
-
-def tokens_html(tokens: Sequence[tuple[str, float]], largest: float | None = None) -> str:
-    """Token texts as spans, shaded by weight; negative weights and zero stay plain.
-
-    Args:
-        tokens: (text, weight) in order.
-        largest: the weight of full shade (None: the largest of these tokens).
-    """
-    top = largest if largest is not None else max((weight for _, weight in tokens), default=0.0)
-    parts = []
-    for text, weight in tokens:
-        shade = min(1.0, max(0.0, weight / top)) if top > 0 and np.isfinite(weight) else 0.0
-        escaped = html.escape(text)
-        if shade < 0.02:
-            parts.append(escaped)
-        else:
-            parts.append(f'<span class="t" style="--w:{shade:.2f}" title="{weight:.4f}">{escaped}</span>')
-    return "".join(parts)
 
 
 def _interval(row: Mapping[str, float | None]) -> tuple[float, float, float]:
@@ -320,22 +209,3 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _integer_ticks(setter: Any, count: int) -> None:
-    step = max(1, count // 8)
-    setter([i + 0.5 for i in range(0, count, step)], [str(i) for i in range(0, count, step)])
-
-
-def _plain(axes: Any) -> None:
-    """Letters in the ink colour, no frame."""
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    for drawn in axes.figure.findobj(lambda artist: hasattr(artist, "set_color") and hasattr(artist, "get_text")):
-        drawn.set_color(_INK)
-        drawn.set_parse_math(False)  # names of systems and tasks may hold a $
-    for around in axes.figure.axes:
-        around.tick_params(colors=_INK, length=0)
-        around.xaxis.label.set_color(_INK)
-        around.yaxis.label.set_color(_INK)
-        around.title.set_color(_INK)
