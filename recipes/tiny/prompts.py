@@ -46,13 +46,12 @@ class Card:
 class Prompts:
     """Builds packs; pieces are tokenised one by one, as headwater does when it ranks and reads."""
 
-    def __init__(self, tokenizer: Any, inventor: Inventor) -> None:
-        """Keep the tokenizer and the encoded fixed pieces."""
-        self.tokenizer, self.inventor = tokenizer, inventor
+    def __init__(self, tokenizer: Any, inventor: Inventor, like_real: float = 0.0) -> None:
+        """Keep the tokenizer and the encoded fixed pieces; `like_real`: share of names made of known ones."""
+        self.tokenizer, self.inventor, self.like_real = tokenizer, inventor, like_real
         self.bos, self.eos = tokenizer.bos_token_id, tokenizer.eos_token_id
         self.fixed = {piece: self.encode(piece) for piece in (INTRO, "\n\n", FIND, ANSWER, "Query:", SUFFIX)}
         self.known = known_facts()
-        self.like_real = 0.0  # share of the invented countries whose names are made of known ones
 
     def encode(self, text: str) -> list[int]:
         """Ids of one piece."""

@@ -44,7 +44,8 @@ REMEMBER = {"copy": 0.09, "closed": 0.23, "noise": 0.20, "known": 0.04, "conflic
 FOLLOW = 0.45
 # Shares of the third leg's steps.
 SETTLE = {"copy": 0.10, "closed": 0.12, "noise": 0.16, "known": 0.06, "conflict": 0.14, "read": 0.42}
-LONG, LIKE_REAL = 0.25, 0.5  # of its reading steps: long lists; of its invented countries: names made of known ones
+LONG = 0.25  # share of its reading steps with more than 20 documents
+LIKE_REAL = {"settle": 0.5}  # share of the invented countries of a leg whose names are made of known ones
 
 
 def copying(draw: random.Random, vocabulary: int) -> Batch:
@@ -103,7 +104,6 @@ def settling_leg(draw: random.Random, prompts: Prompts, step: int, steps: int, v
     Half of the invented countries have names made of known ones: whether something is remembered about a name has to be
     known for that name, or documents about countries never heard of are answered from memory too.
     """
-    prompts.like_real = LIKE_REAL
     kind = draw.choices(tuple(SETTLE), tuple(SETTLE.values()))[0]
     count = draw.randint(20, 48) if draw.random() < LONG else draw.randint(1, 20)
     return _remembering(draw, prompts, kind, vocabulary, count if kind == "read" else min(count, 20))
@@ -172,7 +172,7 @@ def train(args: argparse.Namespace, data: Path) -> None:
         tokenizer = build_tokenizer(data)
         tokenizer.save_pretrained(args.output)
         words.write_text("\n".join(novel_words(data)), encoding="utf-8")
-    prompts = Prompts(tokenizer, Inventor(words.read_text(encoding="utf-8").split("\n")))
+    prompts = Prompts(tokenizer, Inventor(words.read_text(encoding="utf-8").split("\n")), LIKE_REAL.get(args.leg, 0.0))
     shape = Shape()
     model = build(shape, len(tokenizer), args.seed)
     if args.start:

@@ -187,6 +187,31 @@ def test_the_second_leg_draws_every_kind(prompts):
     assert torch.equal(again[0].ids, again[1].ids)
 
 
+def test_the_third_leg_draws_every_kind_and_long_lists(prompts):
+    drawn = [train.settling_leg(random.Random(seed), prompts, 0, 100, 256) for seed in range(80)]
+    assert {"copy", "closed", "noise", "known", "conflict", "read"} <= {kind for kind, _ in drawn}
+    second = [train.remembering_leg(random.Random(seed), prompts, 0, 100, 256) for seed in range(80)]
+    longest = [max(batch.ids.shape[1] for kind, batch in rows if kind == "read") for rows in (second, drawn)]
+    assert longest[1] > 1.5 * longest[0]
+
+
+def test_names_like_real_ones_are_none(prompts):
+    draw = random.Random(3)
+    for _ in range(300):
+        name = prompts.inventor.like_real(draw)
+        assert name not in prompts.known
+        assert not text.unseen().search(name)
+    assert prompts.inventor.names(random.Random(1), 4) == prompts.inventor.names(random.Random(1), 4, 0.0)
+
+
+def test_noise_asks_first_for_what_is_stated_of_others(prompts):
+    draw = random.Random(5)
+    for _ in range(30):
+        pack = prompts.noise(draw, 4, 6)
+        first = [decoded(tail[-n:]) for tail, n in zip(pack.tails, pack.answers, strict=True)][:3]
+        assert len(set(first)) == 1
+
+
 def test_questions_never_use_the_wording_kept_for_measuring():
     draw = random.Random(0)
     for name, relation in world.RELATIONS.items():
