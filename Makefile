@@ -22,7 +22,7 @@ demo: $(STAMP)  ## the main job, offline on a CPU; writes demo-out/report.html
 	$(BIN)/headwater demo --output demo-out
 
 test: $(STAMP) lint  ## lint, types and the whole test suite
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 results: $(STAMP)  ## the tables of docs/results/main.md again from the embedded model
 	$(BIN)/headwater eval run --suite main --output docs/results/main --page docs/results/main.md --page README.md

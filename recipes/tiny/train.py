@@ -44,7 +44,7 @@ REMEMBER = {"copy": 0.09, "closed": 0.23, "noise": 0.20, "known": 0.04, "conflic
 FOLLOW = 0.45
 # Shares of the third leg's steps.
 SETTLE = {"copy": 0.10, "closed": 0.12, "noise": 0.16, "known": 0.06, "conflict": 0.14, "read": 0.42}
-LONG = 0.25  # share of its reading steps with more than 20 documents
+LONG = 0.2  # share of its reading steps with more than 20 documents
 LIKE_REAL = {"settle": 0.5}  # share of the invented countries of a leg whose names are made of known ones
 
 
@@ -131,14 +131,14 @@ def _remembering(
 
 
 LEGS = {"read": reading_leg, "remember": remembering_leg, "settle": settling_leg}
-STEPS = {"read": 3200, "remember": 4200, "settle": 2200}
+STEPS = {"read": 3200, "remember": 4200, "settle": 1600}
 RATES = {"read": 1e-3, "remember": 7e-4, "settle": 4e-4}
 HELD = {"read": 0.0, "remember": 0.5, "settle": 0.3}  # share of the steps before the rate begins to fall
 
 
 def _packs(documents: int, tails: int, task: str) -> int:
     """How many packs of this size make a step."""
-    return max(2, round(TOKENS / (documents * 32 + 30 + tails * TAIL[task])))
+    return max(2 if documents <= 20 else 1, round(TOKENS / (documents * 32 + 30 + tails * TAIL[task])))
 
 
 def factor(step: int, steps: int, held: float = 0.0) -> float:
