@@ -116,7 +116,7 @@ def main() -> None:
     measure(BEFORE, 0, own, False)
     for seed in range(args.seeds):
         measure(AFTER, seed, own, True)
-        drawn = hw.RandomHeads(seed=seed, like=own).find(lm)
+        drawn = hw.RandomHeads(seed=seed, like=own, exclude=own).find(lm)
         measure(RANDOM, seed, drawn, False)
         measure(RANDOM_AFTER, seed, drawn, True)
     report = summary(list(lines.done.values()), test)

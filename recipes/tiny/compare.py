@@ -58,6 +58,16 @@ def measured(folder: Path, n: int) -> Json:
     }
 
 
+def _finished(folder: Path) -> bool:
+    """Whether the training that the folder is about reached its last step."""
+    about, log = folder / "variant.json", folder / "log.jsonl"
+    if not ((folder / "model.safetensors").exists() and about.exists() and log.exists()):
+        return False
+    steps = json.loads(about.read_text(encoding="utf-8"))["steps"]
+    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    return bool(rows) and rows[-1]["step"] == steps
+
+
 def tables(result: Json) -> dict[str, str]:
     """The tables of the page by name, a row per variant."""
     found: Json = result["variants"]
@@ -123,9 +133,9 @@ def main() -> None:
     cli.add_argument("--threads", type=int, default=2)
     args = cli.parse_args()
     torch.set_num_threads(args.threads)
-    folders = {name: args.models / name for name in VARIANTS if (args.models / name / "model.safetensors").exists()}
+    folders = {name: args.models / name for name in VARIANTS if _finished(args.models / name)}
     if not folders:
-        cli.error(f"{args.models} holds none of the variants {', '.join(VARIANTS)}")
+        cli.error(f"{args.models} holds none of the variants {', '.join(VARIANTS)}, trained to the end")
     result: Json = {"made": made_with("python -m recipes.tiny.compare", "the small variants", 0)}
     result["start"] = {name: measure.copying(build(name, VOCABULARY, 0).eval(), rows=64) for name in LAYOUTS}
     result["variants"] = {}

@@ -3,9 +3,9 @@
 python -m recipes.tiny.variants --data FOLDER --output FOLDER --variant gpt2 [--minutes 18] [--threads 2] [--resume]
 
 All learn the same: to copy, to complete statements, to read, and the facts of forty countries, in plain rows
-(`recipes.tiny.rows`) and from the same draws. GPT-2 and BLOOM differ from `llama-even` in their architecture
-only, `llama-weak` and `llama-strong` only in how often a document that contradicts memory is believed. --minutes sets
-the number of steps for two idle cores, so that a run does not depend on how busy the machine is.
+(`recipes.tiny.rows`). `llama-weak` and `llama-strong` differ from `llama-even` only in how often a document that
+contradicts memory is believed. GPT-2 and BLOOM have the same time, not the same number of steps: --minutes sets that
+number for two idle cores, so that a run does not depend on how busy the machine is.
 """
 
 from __future__ import annotations

@@ -219,3 +219,29 @@ def test_the_result_is_saved_whole(tmp_path):
     again = hw.HeadSet.load(tmp_path / "pear.json")
     assert again.coefficients == found.coefficients
     json.dumps(dict(again.provenance))
+
+
+def test_a_mark_alone_is_no_fold():
+    base, never_folded = random_lm(), random_lm()
+    heads = hw.HeadSet([(0, 1)], [0.5])
+    never_folded.model.config.headwater_fold = {"heads": [[0, 1]], "coefficients": [0.5]}
+    report = check_fold(never_folded, base, heads, ["some plain text"])
+    assert not report["folded"]
+    assert report["text_kl"] < 1e-9
+
+
+def test_coefficients_of_other_weights_are_not_folded():
+    lm = copying_lm()
+    found = hw.Pear([SUPPRESSOR], steps=2, **SHORT).fit(lm)
+    with pytest.raises(HeadSetError, match="other weights"):
+        hw.fold(copying_lm(suppressing=0.5), found)
+    with pytest.raises(HeadSetError, match="layers x"):
+        hw.fold(random_lm(), found)
+    hw.fold(lm, found)
+
+
+def test_options_that_contradict_each_other():
+    with pytest.raises(InputError, match="leave top_k out"):
+        hw.Pear("all", top_k=4)
+    with pytest.raises(InputError, match="official"):
+        hw.Pear(preset="official", select="heldout")

@@ -70,10 +70,13 @@ def test_samples_groups_and_provenance():
 
 def test_blank_documents():
     lm = planted_lm()
-    blank_gold = hw.RankingExample("w5", ["", "w9 w40"], [0])
-    assert hw.ContrastiveHeads().score(lm, [blank_gold]).scores.tolist() == np.zeros((3, 4)).tolist()
     blank_negative = hw.RankingExample("w5", ["w5 w41", " "], [0])
     assert hw.ContrastiveHeads().score(lm, [blank_negative]).scores.tolist() == np.ones((3, 4)).tolist()
+    blank_gold = hw.RankingExample("w5", ["", "w9 w40"], [0])
+    found = hw.ContrastiveHeads().score(lm, [blank_negative, blank_gold])  # as if it were not there
+    assert len(found.samples) == 1
+    with pytest.raises(InputError, match="nothing to find heads with"):
+        hw.ContrastiveHeads().score(lm, [blank_gold])
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])

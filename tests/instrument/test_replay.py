@@ -5,7 +5,7 @@ import torch
 
 import headwater as hw
 from families import FAMILIES, OWN_ATTENTION, VOCABULARY, family_model
-from headwater.errors import ContextOverflowError, HeadSetError, InputError, ModelError
+from headwater.errors import ContextOverflowError, HeadSetError, InputError, ModelError, NonFiniteAttentionError
 from headwater.instrument.replay import replay
 from headwater.model.anatomy import output_projections
 from models import byte_tokenizer, random_lm
@@ -146,3 +146,11 @@ def test_bad_input():
     windowed = hw.load(model=family_model("mistral"), tokenizer=byte_tokenizer())
     with pytest.raises(ModelError, match="sliding window of 16"):
         replay(windowed, ids(tokens=17), targets, mode="total")
+
+
+def test_numbers_that_are_none_are_an_error():
+    lm = random_lm()
+    with torch.no_grad():
+        lm.model.model.layers[1].self_attn.o_proj.weight[0, 0] = torch.nan
+    with pytest.raises(NonFiniteAttentionError, match="head 0-0"):
+        replay(lm, ids(), torch.tensor([5, 90, 200]))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tokenizers import AddedToken
 
 from headwater.errors import ContextOverflowError, InputError
 from headwater.prompt.copying import CopyTask
@@ -64,3 +65,13 @@ def test_bad_input():
         CopyTask(ids="some")
     with pytest.raises(InputError, match="Unknown begin"):
         CopyTask(begin="sometimes")
+
+
+def test_added_special_tokens_are_no_ordinary_ones():
+    lm = random_lm()
+    lm.tokenizer.add_tokens([AddedToken("<reserved>", special=True), AddedToken("plain", special=False)])
+    lm.model.resize_token_embeddings(len(lm.tokenizer))
+    reserved, plain = lm.tokenizer.convert_tokens_to_ids(["<reserved>", "plain"])
+    drawn = CopyTask().vocabulary(lm).tolist()
+    assert reserved not in drawn
+    assert plain in drawn

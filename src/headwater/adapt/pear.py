@@ -18,6 +18,7 @@ from headwater.heads.suppression import SuppressionHeads
 from headwater.headset import HeadSet, HeadsLike, as_heads
 from headwater.instrument.fold import effective_coefficients
 from headwater.instrument.outputs import scaled_by
+from headwater.instrument.rows import check_origin
 from headwater.model.lm import LanguageModel
 from headwater.prompt.copying import CopyTask
 
@@ -81,6 +82,10 @@ class Pear:
 
     def __post_init__(self) -> None:
         """Apply the preset; refuse what cannot be run."""
+        if self.preset == "official" and self.select != "fixed":
+            raise InputError("preset='official' takes the coefficients after all steps; leave select='fixed'.")
+        if self.heads == "all" and self.top_k is not None:
+            raise InputError("heads='all' learns every head; leave top_k out.")
         if self.preset == "official":
             self.skip_first, self.rounded, self.select, self.bounds = False, True, "fixed", None
             self.task = CopyTask(ids="from-two", distinct=False, begin="never")
@@ -105,7 +110,7 @@ class Pear:
 
         Args:
             lm: a loaded model; it is left as it was, bit for bit.
-            progress: called with (steps done, steps in all).
+            progress: called with (steps done, steps in all); before that with those of the search for heads.
 
         Returns:
             The heads in their order with coefficients; provenance holds the curve (losses and coefficients every 10
@@ -113,10 +118,10 @@ class Pear:
             checkpoint's dtype, and the share below one.
 
         Raises:
-            ModelError: the model does not copy, or a coefficient is not finite.
-            HeadSetError: heads of another model.
+            ModelError: heads are to be found and the model does not copy, or a coefficient is not finite.
+            HeadSetError: heads of a model of another shape.
         """
-        found = self._heads(lm)
+        found = self._heads(lm, progress)
         alpha = torch.ones(len(found), device=lm.device, requires_grad=True)
         optimiser = torch.optim.AdamW([alpha], lr=self.learning_rate, weight_decay=0.0)
         given = windows(lm, plain_texts() if self.texts is None else self.texts)
@@ -143,16 +148,17 @@ class Pear:
                     progress(step + 1, self.steps)
         return self._result(lm, found, curve)
 
-    def _heads(self, lm: LanguageModel) -> HeadSet:
+    def _heads(self, lm: LanguageModel, progress: Progress | None) -> HeadSet:
         """The heads to scale, without coefficients."""
         if self.heads is None:
             detector = SuppressionHeads(top_k=self.top_k, seed=self.seed, task=self.task)
             if self.preset == "official":
                 detector = SuppressionHeads(top_k=self.top_k, seed=self.seed, preset="official")
-            return detector.find(lm)
+            return detector.find(lm, progress=progress)
         if isinstance(self.heads, str):
             return HeadSet(lm.anatomy.all_heads, provenance={"method": "all"})
         found = self.heads if isinstance(self.heads, HeadSet) else HeadSet(as_heads(self.heads))
+        check_origin(found, lm)
         return replace(found if self.top_k is None else found.top(self.top_k), coefficients=None)
 
     def _generator(self, use: str) -> torch.Generator:

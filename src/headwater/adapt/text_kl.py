@@ -54,9 +54,25 @@ def text_kl(
     """
     total, count = 0.0, 0
     for ids in given:
-        before = lm.model(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)
+        before = _log_probabilities(lm, ids)
         with changed():
-            after = lm.model(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)
-        total += (before.exp() * (before - after)).sum().item()
+            total += _divergence(before, _log_probabilities(lm, ids))
         count += ids.shape[1]
     return total / count
+
+
+@torch.no_grad()
+def text_kl_of_models(lm: LanguageModel, other: LanguageModel, given: Sequence[torch.Tensor]) -> float:
+    """The same from one model to another one with the same tokens."""
+    total = sum(_divergence(_log_probabilities(lm, ids), _log_probabilities(other, ids)) for ids in given)
+    return total / sum(ids.shape[1] for ids in given)
+
+
+def _log_probabilities(lm: LanguageModel, ids: torch.Tensor) -> torch.Tensor:
+    logits: torch.Tensor = lm.model(input_ids=ids.to(lm.device), use_cache=False).logits[0]
+    return logits.float().log_softmax(-1)
+
+
+def _divergence(before: torch.Tensor, after: torch.Tensor) -> float:
+    """Summed over positions."""
+    return (before.exp() * (before - after.to(before.device))).sum().item()

@@ -95,6 +95,8 @@ def run(
         stray.append("--model, --device or --dtype")
     if stray:
         raise InputError(f"{stray[0]} goes with --task; with --config write it into the file, --suite takes none.")
+    if suite is Suite.heads and top_k is not None:
+        raise InputError("--suite heads measures several numbers of heads; leave --top-k out.")
     for each in page or []:
         check_page(each)
     if suite is None:
@@ -240,9 +242,7 @@ def _heads_job(
     """Summary and tables of the experiments on head sets."""
     from headwater.evaluate import heads_job
 
-    settings = heads_job.Settings(questions=questions or 300, long_questions=(questions or 300) // 3, seed=seed)
-    if top_k is not None:
-        raise InputError("--suite heads measures several numbers of heads; leave --top-k out.")
+    settings = heads_job.Settings(questions=questions or 300, long_questions=max(2, (questions or 300) // 3), seed=seed)
     with stages(quiet) as stage:
         summary = heads_job.run(lm, output, settings, stage, command_line())
     return summary, heads_job.tables(summary)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -47,7 +48,8 @@ def fit(
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the head set is written (JSON).")],
     model: options.Model = "tiny",
     heads: Annotated[
-        str | None, typer.Option("--heads", help="A head set file, or 'all'. Default: suppressing heads, found first.")
+        str | None,
+        typer.Option("--heads", help="A head set, heads written 13-18,13-21, or 'all'. Default: found first."),
     ] = None,
     top_k: Annotated[int | None, typer.Option("--top-k", "-k", min=1, help="The first so many of them.")] = None,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Optimiser steps.")] = 60,
@@ -67,12 +69,14 @@ def fit(
     quiet: options.Quiet = False,
 ) -> None:
     """Learn one coefficient for each head on random-token copying; no documents, no labels."""
-    from headwater.headset.headset import HeadSet
-
     if output.is_dir():
         raise InputError(f"--output {output} is a folder; name a file, such as {output / 'pear.json'}.")
     options.writable_folder(output.parent)
-    given = heads if heads in (None, "all") else HeadSet.load(heads)
+    if plot is not None:
+        options.picture(plot)
+    from headwater.cli.names import read_set
+
+    given = heads if heads is None or heads == "all" else read_set(heads)
     from headwater.adapt.pear import Pear
 
     method = Pear(
@@ -126,14 +130,18 @@ def fold(
     found = HeadSet.load(heads)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"--output {output} is there already; name a new folder, so that no checkpoint is lost.")
+    options.writable_folder(output.parent)
     lm = options.load_model(model, device, dtype, quiet)
     from headwater.headset.card import fold_card
     from headwater.instrument.fold import fold as fold_weights
 
     fold_weights(lm, found)
     lm.card = fold_card(found, lm.name, lm.card)
-    lm.save(output)
-    found.save(output / "heads-folded.json")
+    partial = output.with_name(f".{output.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    lm.save(partial)
+    found.save(partial / "heads-folded.json")
+    partial.replace(output)  # whole or not at all
     if json_output:
         emit({"folder": str(output), "heads": found.heads, "coefficients": found.coefficients})
         return
@@ -167,7 +175,7 @@ def check(
     from headwater.adapt.pear_check import check_fold
 
     report = check_fold(folded, original, found)
-    ordinary = all(report[key] for key in ("same_names", "same_shapes", "same_dtypes", "others_identical"))
+    ordinary = all(report[key] for key in ("same_names", "same_shapes", "same_dtypes", "others_identical", "folded"))
     if json_output:
         emit({**report, "ordinary": ordinary})
     else:
@@ -199,6 +207,7 @@ def _report(report: dict[str, Any]) -> None:
         "shapes": report["same_shapes"],
         "stored dtype": report["same_dtypes"],
         "all other weights": report["others_identical"],
+        "coefficients": report["folded"],
     }
     for name, same in shown.items():
         table.add_row(name, "the same" if same else "DIFFERENT")

@@ -26,8 +26,9 @@ from headwater.evaluate.tables import table
 from headwater.heads import ContrastiveHeads, QueryFocusedHeads, RandomHeads, RetrievalHeads
 from headwater.heads.detector import default_top_k
 from headwater.headset import HeadScores, HeadSet
-from headwater.headset.agreement import chance_overlap, spearman
+from headwater.headset.agreement import chance_overlap, plain, spearman
 from headwater.headset.stability import stability
+from headwater.prompt import prompt_template
 
 if TYPE_CHECKING:
     from headwater.model.lm import LanguageModel
@@ -96,6 +97,8 @@ def run(
         "suite": "heads",
         "model": lm.name,
         "fingerprint": lm.fingerprint,
+        "dtype": str(lm.dtype),
+        "prompt": prompt_template(lm.tokenizer).fingerprint,
         "headwater": headwater.__version__,
         **{name: list(value) if isinstance(value, tuple) else value for name, value in asdict(settings).items()},
     }
@@ -139,7 +142,7 @@ def run(
             if found.samples is not None and len(set(found.groups or [])) > 5
         },
     }
-    write_json(folder / "summary.json", summary)
+    write_json(folder / "summary.json", plain(summary))
     return summary
 
 
@@ -153,20 +156,20 @@ def detections(
     def ranked(detector: Any, examples: Sequence[RankingExample]) -> Callable[[Step], HeadScores]:
         return lambda step: detector.score(lm, examples, step)
 
+    seed, some = settings.seed, pool[: settings.examples]
+    needles = RetrievalHeads(seed=seed, lengths=settings.needle_lengths, depths=settings.needle_depths)
     wanted: dict[str, Callable[[Step], HeadScores]] = {
-        QR: ranked(QueryFocusedHeads(), pool[: settings.examples]),
-        POOL: ranked(QueryFocusedHeads(), pool),
-        "query-focused (ndcg)": ranked(QueryFocusedHeads(metric="ndcg"), pool[: settings.examples]),
-        "query-focused (look-alikes)": ranked(QueryFocusedHeads(), hard),
-        "contrastive": ranked(ContrastiveHeads(), pool[: settings.examples]),
-        SHUFFLED: ranked(QueryFocusedHeads(), shuffle_labels(pool[: settings.examples], settings.seed)),
-        "retrieval": lambda step: RetrievalHeads(lengths=settings.needle_lengths, depths=settings.needle_depths).score(
-            lm, None, step
-        ),
+        QR: ranked(QueryFocusedHeads(seed=seed), some),
+        POOL: ranked(QueryFocusedHeads(seed=seed), pool),
+        "query-focused (ndcg)": ranked(QueryFocusedHeads(metric="ndcg", seed=seed), some),
+        "query-focused (look-alikes)": ranked(QueryFocusedHeads(seed=seed), hard),
+        "contrastive": ranked(ContrastiveHeads(seed=seed), some),
+        SHUFFLED: ranked(QueryFocusedHeads(seed=seed), shuffle_labels(some, seed)),
+        "retrieval": lambda step: needles.score(lm, None, step),
     }
     for candidates in settings.lengths:
         examples = world.ranking_examples("development", settings.examples // 2, candidates, seed=settings.seed)
-        wanted[f"{QR} at {candidates} documents"] = ranked(QueryFocusedHeads(), examples)
+        wanted[f"{QR} at {candidates} documents"] = ranked(QueryFocusedHeads(seed=seed), examples)
     return {name: _kept(folder, name, found, progress(f"finding: {name}")) for name, found in wanted.items()}
 
 
@@ -223,12 +226,12 @@ def _measured(
 
 
 def _summary(values: Mapping[str, Values], groups: Sequence[str], base: str, seed: int) -> dict[str, Any]:
-    """Means with intervals, and paired differences to `base`; random sets are averaged per question."""
+    """Means with intervals, and paired differences to `base`; random sets are seeds."""
     merged = dict(values)
     drawn = [name for name in values if name.startswith(RANDOM)]
     if drawn:
         merged = {name: row for name, row in values.items() if name not in drawn}
-        merged[RANDOM] = {m: np.mean([values[name][m] for name in drawn], axis=0) for m in values[drawn[0]]}
+        merged[RANDOM] = {m: np.stack([values[name][m] for name in drawn]) for m in values[drawn[0]]}
     return {
         "n": len(groups),
         "groups": len(set(groups)),
@@ -285,7 +288,7 @@ def tables(summary: Mapping[str, Any]) -> dict[str, str]:
     )
     chance = summary["overlap"]["chance"]
     pairs = [
-        [name.replace(" | ", ", "), row["shared"], f"{row['spearman']:.2f}"]
+        [name.replace(" | ", ", "), row["shared"], "" if row["spearman"] is None else f"{row['spearman']:.2f}"]
         for name, row in summary["overlap"]["pairs"].items()
     ]
     found["overlap"] = (

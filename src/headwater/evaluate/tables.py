@@ -72,7 +72,7 @@ def _headline(ranking: Json) -> str:
     )
 
 
-_MARKED = re.compile(r"(<!-- begin: (\w+) -->\n).*?(<!-- end: \2 -->)", re.DOTALL)
+_MARKED = re.compile(r"(<!-- begin: ([\w-]+) -->\n).*?(<!-- end: \2 -->)", re.DOTALL)
 
 
 def check_page(path: str | Path) -> str:

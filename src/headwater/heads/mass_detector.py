@@ -81,7 +81,14 @@ class MassDetector(Detector[RankingExample]):
             ContextOverflowError: an example does not fit what the model reads.
         """
         given = built_in_examples() if examples is None else list(examples)
-        used = [example for example in given if any(grade > 0 for grade in example.grades())]
+        used = [
+            example
+            for example in given
+            if any(
+                grade > 0 and not (isinstance(document, Document) and document.blank)
+                for grade, document in zip(example.grades(), example.documents, strict=True)
+            )
+        ]
         if not used:
             raise InputError("No example lists a relevant document, so there is nothing to find heads with.")
         rule, wanted = None, default_top_k(lm.anatomy) if self.top_k is None else self.top_k

@@ -62,7 +62,8 @@ def evenness(tokens: torch.Tensor) -> torch.Tensor:
     if count < 2:
         return torch.ones_like(total.squeeze(-1))
     share = positive / total.clamp(min=torch.finfo(total.dtype).tiny)
-    entropy = (torch.special.entr(share).sum(-1) / math.log(count)).clamp(0, 1)
+    inside = torch.where(share > 0, share, 1.0)  # whose logarithm has a gradient everywhere
+    entropy = (-(inside * inside.log()).sum(-1) / math.log(count)).clamp(0, 1)
     return torch.where(total.squeeze(-1) > 0, entropy, 1.0)
 
 

@@ -19,6 +19,7 @@ from headwater.instrument.outputs import ablated
 from headwater.instrument.replay import Replayed, centred_scores, replay
 from headwater.model.anatomy import Anatomy
 from headwater.model.lm import LanguageModel
+from headwater.model.memory import within_memory
 from headwater.prompt.copying import CopyTask
 
 logger = logging.getLogger("headwater")
@@ -26,6 +27,7 @@ logger = logging.getLogger("headwater")
 Run = tuple[int, int]
 RUNS: tuple[Run, ...] = ((100, 10), (100, 15), (100, 25), (100, 50))
 OFFICIAL_RUNS: tuple[Run, ...] = ((20, 50), (40, 25), (80, 15), (100, 10))
+CACHE_BYTES = 2 * 1024**3  # of keys and values of one pass in total mode
 UNRANKED = 3.0  # a change below so many times its noise or standard error says nothing
 
 
@@ -88,8 +90,10 @@ class SuppressionHeads(Detector):
         if self.engine == "layers" and self.mode != "path":
             raise InputError(f"engine='layers' runs mode='path' only, got {self.mode!r}; use engine='tokens'.")
         self.runs = tuple((int(n), int(length)) for n, length in self.runs)
-        if not self.runs:
-            raise InputError("Give at least one run, for example runs=[(100, 25)].")
+        if not self.runs or min(min(run) for run in self.runs) < 2:
+            raise InputError("Give at least one run of two sequences and two tokens or more, as runs=[(100, 25)].")
+        if not 0 <= self.min_copy_accuracy <= 1:
+            raise InputError(f"min_copy_accuracy is a share between 0 and 1, got {self.min_copy_accuracy}.")
 
     def find(
         self, lm: LanguageModel, examples: Sequence[RankingExample] | None = None, progress: Progress | None = None
@@ -135,7 +139,8 @@ class SuppressionHeads(Detector):
         per_run, errors, samples, clean, correct, noise = [], [], [], [], [], 0.0
         for number, (sequences, length) in enumerate(self.runs):
             ids = self.task.draw(lm, sequences, length, torch.Generator().manual_seed(self.seed * 1_000 + number))
-            found = self._run(lm, ids[:, :-1], ids[:, -1], progress, number)
+            with within_memory("replaying heads"):
+                found = self._run(lm, ids[:, :-1], ids[:, -1], progress, number)
             base = found.clean.double().mean().item()
             accuracy = found.correct.double().mean().item()
             if accuracy < self.min_copy_accuracy or base <= 0:
@@ -168,7 +173,10 @@ class SuppressionHeads(Detector):
             noise=noise,
             begin=len(self.task.first(lm)),
         )
-        return HeadScores(self._combined(per_run, lm.anatomy), provenance, np.stack(samples))
+        # of a rank or a count there is no sample of which it is the mean
+        return HeadScores(
+            self._combined(per_run, lm.anatomy), provenance, np.stack(samples) if self.combine == "mean" else None
+        )
 
     def _run(
         self, lm: LanguageModel, ids: torch.Tensor, targets: torch.Tensor, progress: Progress | None, number: int
@@ -183,6 +191,12 @@ class SuppressionHeads(Detector):
             return layer_replay(lm, ids, targets, ablation=self.ablation, progress=step)
         if self.mode != "everywhere":
             rows = max(256, 8 * len(ids))
+            if self.mode == "total":  # every row holds a copy of its sequence's keys and values
+                anatomy = lm.anatomy
+                row = (
+                    2 * anatomy.num_layers * anatomy.num_kv_heads * anatomy.head_dim * ids.shape[1] * lm.dtype.itemsize
+                )
+                rows = min(rows, max(2 * len(ids), CACHE_BYTES // row))
             return replay(lm, ids, targets, mode=self.mode, ablation=self.ablation, rows=rows, progress=step)
         heads = lm.anatomy.all_heads
         clean, correct = centred_scores(lm, ids, targets)

@@ -125,7 +125,7 @@ def compare(
 
 def _shape(sets: Mapping[str, HeadSet], given: tuple[int, int] | None) -> tuple[int, int] | None:
     """Layers and heads that all sets agree on."""
-    known = {} if given is None else {"--shape": given}
+    known = {} if given is None else {"the given shape": given}
     for name, heads in sets.items():
         said = heads.provenance.get("shape")
         if heads.scores is not None:

@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from headwater.errors import HeadSetError, ModelError
 from headwater.headset import Head, HeadSet
 from headwater.instrument.outputs import coefficients_of
-from headwater.instrument.rows import by_layer
+from headwater.instrument.rows import by_layer, check_origin
 from headwater.model.anatomy import output_projections, unwrapped
 from headwater.model.lm import LanguageModel
 
@@ -31,8 +31,8 @@ def fold(lm: LanguageModel, heads: HeadSet) -> None:
 
     Raises:
         InputError: the set has no coefficients.
-        HeadSetError: a head the model does not have, a coefficient of 0 (it could not be undone), or a model that has
-            been folded before.
+        HeadSetError: a head the model does not have, coefficients of other weights (as the set's provenance says), a
+            coefficient of 0 (it could not be undone), or a model that has been folded before.
         ModelError: a projection that is quantised or wrapped by an adapter.
     """
     config = unwrapped(lm.model).config
@@ -43,6 +43,11 @@ def fold(lm: LanguageModel, heads: HeadSet) -> None:
             "original checkpoint."
         )
     coefficients = coefficients_of(heads)
+    if not check_origin(heads, lm):
+        raise HeadSetError(
+            f"These coefficients were learned for other weights ({heads.provenance.get('model')}) than those of "
+            f"{lm.name!r}; fit them again for this model."
+        )
     if 0.0 in coefficients:
         raise HeadSetError("A coefficient of 0 cannot be undone; use hw.ablated(lm, heads) to take a head out.")
     _multiply(lm, heads, coefficients)

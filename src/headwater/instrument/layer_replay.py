@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from headwater.errors import ModelError
+from headwater.errors import HeadwaterError, ModelError
 from headwater.instrument.interface import exclusive
-from headwater.instrument.replay import Ablation, Clean, Replayed, check_replay, target_scores
+from headwater.instrument.replay import Ablation, Clean, Replayed, check_replay, finite, target_scores
 from headwater.model.anatomy import FAMILIES, decoder, decoder_layers, output_projections
 from headwater.model.lm import LanguageModel
 
@@ -60,6 +60,8 @@ def layer_replay(
         part = slice(start, min(start + at_once, len(ids)))
         try:
             hidden = _walk(lm, clean, part)
+        except (HeadwaterError, torch.OutOfMemoryError):
+            raise
         except (RuntimeError, IndexError, ValueError) as error:
             raise ModelError(
                 f"The layers of {lm.name!r} ({lm.anatomy.family}) do not run with more rows than tokens; use the "
@@ -71,7 +73,7 @@ def layer_replay(
         change[:, part] = scores[1:] - scores[0]
         if progress is not None:
             progress(part.stop, len(ids))
-    return Replayed(heads, clean.scores, change, clean.correct, noise)
+    return finite(lm, Replayed(heads, clean.scores, change, clean.correct, noise))
 
 
 def _walk(lm: LanguageModel, clean: Clean, part: slice) -> torch.Tensor:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import torch
 
-from headwater.errors import ContextOverflowError, InputError, ModelError
+from headwater.errors import ContextOverflowError, InputError, ModelError, NonFiniteAttentionError
 from headwater.headset import Head, HeadSet, HeadsLike, as_heads
 from headwater.instrument.interface import exclusive, refuse_compiled
 from headwater.instrument.rows import by_layer
@@ -98,7 +98,25 @@ def replay(
         change.append(scores[1:] - scores[0])
         if progress is not None:
             progress(min(start + per_pass, len(chosen)), len(chosen))
-    return Replayed(chosen, clean.scores, torch.cat(change), clean.correct, noise)
+    return finite(lm, Replayed(chosen, clean.scores, torch.cat(change), clean.correct, noise))
+
+
+def finite(lm: LanguageModel, found: Replayed) -> Replayed:
+    """What was measured, if all of it is a number.
+
+    Raises:
+        NonFiniteAttentionError: names the first head whose replacement gave none.
+    """
+    bad = ~(found.change.isfinite().all(1).cpu() & found.clean.isfinite().all().cpu())
+    if bad.any():
+        layer, head = found.heads[int(bad.nonzero()[0])]
+        raise NonFiniteAttentionError(
+            f"Replaying {lm.name!r} in {lm.dtype} gives NaN or infinity at head {layer}-{head}; load it in float32 or "
+            "bfloat16.",
+            layer=layer,
+            head=head,
+        )
+    return found
 
 
 @torch.no_grad()

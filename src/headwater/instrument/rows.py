@@ -6,6 +6,7 @@ from the query and key tensors that the kernel was handed. Cost beside the forwa
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,8 @@ from headwater.instrument.interface import Kernel, StopForward, routed, whole_ma
 from headwater.instrument.softmax import Logits, check_rows, row_blocks, visible_keys
 from headwater.model.anatomy import FAMILIES, Anatomy
 from headwater.model.lm import LanguageModel
+
+logger = logging.getLogger("headwater")
 
 
 def by_layer(heads: HeadSet | HeadsLike, anatomy: Anatomy) -> dict[int, list[tuple[int, int]]]:
@@ -55,6 +58,29 @@ def wanted_rows(positions: Sequence[int], queries: int) -> list[int]:
     if bad:
         raise InputError(f"Row {bad[0]} is outside the {queries} query positions of this forward.")
     return [row % queries for row in positions]
+
+
+def check_origin(heads: HeadSet, lm: LanguageModel) -> bool:
+    """Whether a head set was made for these weights, as far as it says; a warning where it was not.
+
+    Raises:
+        HeadSetError: it was made for a model of another shape, or names a head that the model does not have.
+    """
+    here = lm.anatomy
+    shape, own = heads.provenance.get("shape"), [here.num_layers, here.num_heads, here.num_kv_heads]
+    if shape is not None and list(shape) != own:
+        raise HeadSetError(
+            f"This head set was made for a model of {shape[0]} layers x {shape[1]} heads ({shape[2]} key/value heads); "
+            f"{lm.name!r} has {own[0]} x {own[1]} ({own[2]})."
+        )
+    by_layer(heads, here)
+    made_for = heads.provenance.get("fingerprint")
+    if made_for is None or made_for == lm.fingerprint:
+        return True
+    logger.warning(
+        "This head set was made for other weights (%s) than those of %s.", heads.provenance.get("model"), lm.name
+    )
+    return False
 
 
 class Captured:

@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -112,6 +112,12 @@ def refuse_adapted(lm: LanguageModel) -> None:
         raise ModelError(f"{lm.name!r} carries an adapter already: merge it first (model.merge_and_unload()).")
 
 
+def _ask_again(lm: LanguageModel, needed: Mapping[str, bool]) -> None:
+    """Let every weight ask for a gradient as it did."""
+    for name, parameter in lm.model.named_parameters():
+        parameter.requires_grad_(needed[name])
+
+
 @contextmanager
 def adapted(lm: LanguageModel, modules: Iterable[str], rank: int, alpha: float, seed: int) -> Iterator[LanguageModel]:
     """The model with a fresh LoRA adapter, of which the second factor is zero: it changes nothing yet.
@@ -138,12 +144,18 @@ def adapted(lm: LanguageModel, modules: Iterable[str], rank: int, alpha: float, 
     config = peft.LoraConfig(
         r=rank, lora_alpha=alpha, target_modules=names, fan_in_fan_out=columns, task_type="CAUSAL_LM"
     )
-    torch.manual_seed(seed)
+    original = {name: lm.model.get_submodule(name) for name in names}
     try:
-        with _calm():
+        with _calm(), torch.random.fork_rng():
+            torch.manual_seed(seed)
             model = peft.get_peft_model(lm.model, config)
-    except (ValueError, TypeError, ImportError) as error:
-        raise ModelError(f"{lm.name!r} cannot be adapted: {error}") from error
+    except BaseException as error:
+        for name, module in original.items():  # those that were wrapped already
+            lm.model.set_submodule(name, module)
+        _ask_again(lm, needed)
+        if isinstance(error, (ValueError, TypeError, ImportError)):
+            raise ModelError(f"{lm.name!r} cannot be adapted: {error}") from error
+        raise
     try:
         config.base_model_name_or_path = lm.name
         rows = value_rows(lm.anatomy)
@@ -153,8 +165,7 @@ def adapted(lm: LanguageModel, modules: Iterable[str], rank: int, alpha: float, 
         yield replace(lm, model=model.eval())
     finally:
         model.unload()
-        for name, parameter in lm.model.named_parameters():
-            parameter.requires_grad_(needed[name])
+        _ask_again(lm, needed)
 
 
 def save_adapter(lm: LanguageModel, folder: Path, texts: dict[str, str]) -> None:

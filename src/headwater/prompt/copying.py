@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 
 from headwater.errors import ContextOverflowError, InputError
+from headwater.model.anatomy import text_config
 from headwater.model.lm import LanguageModel
 
 Ids = Literal["ordinary", "all", "from-two"]
@@ -46,6 +47,7 @@ class CopyTask:
         if self.ids == "from-two":
             return torch.arange(2, size)
         special = set(lm.tokenizer.all_special_ids)
+        special |= {i for i, token in getattr(lm.tokenizer, "added_tokens_decoder", {}).items() if token.special}
         return torch.tensor([i for i in range(size) if i not in special])
 
     def first(self, lm: LanguageModel) -> list[int]:
@@ -77,12 +79,12 @@ class CopyTask:
         vocabulary, first = self.vocabulary(lm), self.first(lm)
         if self.distinct and length > len(vocabulary):
             raise InputError(f"A block of {length} different tokens is more than the {len(vocabulary)} usable ones.")
-        window = getattr(lm.model.config, "sliding_window", None)
-        limit = min(filter(None, (lm.max_length, window)), default=None)
-        if limit is not None and len(first) + 2 * length > limit:
+        window = getattr(text_config(lm.model), "sliding_window", None)
+        limit = min(lm.max_length, window or lm.max_length)
+        if len(first) + 2 * length - 1 > limit:  # the last token is only a target
             raise ContextOverflowError(
                 f"Blocks of {length} tokens, said twice, are longer than {lm.name!r} reads at once ({limit:,}).",
-                tokens=len(first) + 2 * length,
+                tokens=len(first) + 2 * length - 1,
                 limit=limit,
             )
         if self.distinct:

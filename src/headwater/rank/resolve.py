@@ -12,7 +12,7 @@ from typing import Any
 from headwater.errors import HeadSetError, InputError
 from headwater.heads.switches import PROMPT_SWITCHES, MassSettings, Order, check_choice
 from headwater.headset import HeadSet, HeadsLike, as_heads, parse_heads
-from headwater.instrument.rows import by_layer
+from headwater.instrument.rows import check_origin
 from headwater.model.lm import LanguageModel
 from headwater.prompt import prompt_template
 from headwater.rank.default_heads import default_heads
@@ -44,19 +44,7 @@ def resolve_heads(lm: LanguageModel, heads: HeadSet | HeadsLike | str | Path | N
             f"{str(heads)!r} is not a head set file, a published set (`headwater heads published`), 'all', or a list "
             "of heads such as 13-18,13-21."
         )
-    here = lm.anatomy
-    shape, own = found.provenance.get("shape"), [here.num_layers, here.num_heads, here.num_kv_heads]
-    if shape is not None and list(shape) != own:
-        raise HeadSetError(
-            f"This head set was made for a model of {shape[0]} layers x {shape[1]} heads ({shape[2]} key/value heads); "
-            f"{lm.name!r} has {own[0]} x {own[1]} ({own[2]})."
-        )
-    by_layer(found, here)
-    made_for = found.provenance.get("fingerprint")
-    if made_for is not None and made_for != lm.fingerprint:
-        logger.warning(
-            "This head set was made for other weights (%s) than those of %s.", found.provenance.get("model"), lm.name
-        )
+    check_origin(found, lm)
     return found
 
 
