@@ -129,6 +129,12 @@ def test_an_empty_null_query_needs_a_token_to_average(tail, lm):
     assert np.isfinite(hw.QRRetriever(lm(), heads="all", tail=tail, null_query="", calibrate=False).score("q", ["x"]))
 
 
+def test_the_gradient_of_evenness_is_finite_where_tokens_get_nothing():
+    rows = torch.tensor([[0.5, -0.1, 0.0, 0.2], [0.0, 0.0, 0.0, 0.0]], requires_grad=True)
+    evenness(rows).sum().backward()
+    assert rows.grad.isfinite().all()
+
+
 def test_evenness():
     rows = torch.tensor([[1.0, 1, 1, 1], [0, 5, 0, 0], [-1, -2, -3, 0], [1, 1, -4, 0]])
     torch.testing.assert_close(evenness(rows), torch.tensor([1.0, 0.0, 1.0, 0.5]))
