@@ -8,6 +8,7 @@ import headwater as hw
 from headwater.errors import InputError
 from headwater.evaluate import heads_job
 from headwater.evaluate.heads_job import Settings
+from headwater.evaluate.heads_tables import tables
 
 SMALL = Settings(
     questions=4,
@@ -30,13 +31,13 @@ def finished(tmp_path_factory):
 
 def test_every_table_is_written(finished):
     _, summary = finished
-    tables = heads_job.tables(summary)
-    assert set(tables) == {
+    written = tables(summary)
+    assert set(written) == {
         *("methods-20", "methods-50", "counts", "examples", "lengths", "overlap", "stability", "made"),
     }
     for name in ("query-focused", "contrastive", "retrieval", "all heads", "random heads", "shuffled labels", "BM25"):
-        assert f"| {name} |" in tables["methods-20"]
-    assert tables["counts"].count("\n") == 2 + len([n for n in heads_job.COUNTS if n < 48])
+        assert f"| {name} |" in written["methods-20"]
+    assert written["counts"].count("\n") == 2 + len([n for n in heads_job.COUNTS if n < 48])
     json.dumps(summary, allow_nan=False)
 
 

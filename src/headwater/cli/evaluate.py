@@ -241,8 +241,9 @@ def _heads_job(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Summary and tables of the experiments on head sets."""
     from headwater.evaluate import heads_job
+    from headwater.evaluate.heads_tables import tables
 
     settings = heads_job.Settings(questions=questions or 300, long_questions=max(2, (questions or 300) // 3), seed=seed)
     with stages(quiet) as stage:
         summary = heads_job.run(lm, output, settings, stage, command_line())
-    return summary, heads_job.tables(summary)
+    return summary, tables(summary)

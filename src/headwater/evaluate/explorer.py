@@ -17,7 +17,7 @@ from headwater.data.documents import Document, RankingExample
 from headwater.errors import HeadSetError, InputError
 from headwater.heads.mass import MassSettings, PreparedDocuments
 from headwater.headset import Head, HeadSet
-from headwater.headset.agreement import best_first
+from headwater.headset.agreement import by_score, order_of
 from headwater.instrument.rows import by_layer
 from headwater.prompt import prompt_template
 
@@ -85,25 +85,17 @@ def unpack(question: Mapping[str, Any], head: Head) -> list[np.ndarray] | None:
 
 def _worth(sets: Mapping[str, HeadSet], every: Sequence[Head]) -> list[Head]:
     """All heads of the model: the best of each set, the second of each, and so on; then those that no set ranks."""
-    rankings = [[*heads.heads, *_ranked(heads)] for heads in sets.values()]
+    rankings = [order_of(heads) for heads in sets.values()]
     longest = max(map(len, rankings))
     turns = [ranking[place] for place in range(longest) for ranking in rankings if place < len(ranking)]
     return list(dict.fromkeys([*turns, *every]))
-
-
-def _ranked(heads: HeadSet) -> list[Head]:
-    """All scored heads, best first."""
-    if heads.scores is None:
-        return []
-    flat, width = heads.scores.ravel(), heads.scores.shape[1]
-    return [(int(i) // width, int(i) % width) for i in best_first(flat[None])[0] if np.isfinite(flat[i])]
 
 
 def _detector(name: str, heads: HeadSet) -> dict[str, Any]:
     out: dict[str, Any] = {"name": name, "heads": [list(head) for head in heads.heads], "scores": None, "ranks": None}
     if heads.scores is not None:
         ranks: list[list[int | None]] = [[None] * heads.scores.shape[1] for _ in heads.scores]
-        for rank, (layer, head) in enumerate(_ranked(heads), 1):
+        for rank, (layer, head) in enumerate(by_score(heads.scores), 1):
             ranks[layer][head] = rank
         out["ranks"] = ranks
         out["scores"] = [[_short(value) for value in row] for row in heads.scores.tolist()]

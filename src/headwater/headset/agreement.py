@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from headwater.errors import HeadSetError, InputError, MissingExtraError
+from headwater.headset.headset import Head, HeadSet
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,17 @@ class Agreement:
         """Plain numbers, for JSON; a correlation that is undefined is None."""
         found: dict[str, float | None] = plain(asdict(self))
         return found
+
+
+def by_score(scores: np.ndarray) -> list[Head]:
+    """All heads with a finite score, best first; scores are `[layers, heads]`, ties go to the lower (layer, head)."""
+    flat, width = scores.ravel(), scores.shape[1]
+    return [(int(i) // width, int(i) % width) for i in best_first(flat[None])[0] if np.isfinite(flat[i])]
+
+
+def order_of(heads: HeadSet) -> list[Head]:
+    """The heads of a set, then all others that have a score, best first: the one order whose tops are nested."""
+    return list(dict.fromkeys([*heads.heads, *([] if heads.scores is None else by_score(heads.scores))]))
 
 
 def chance_overlap(first: int, second: int, total: int) -> Chance:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from headwater.errors import HeadSetError, InputError
-from headwater.headset.agreement import Chance, best_first, chance_overlap, plain, spearman
+from headwater.headset.agreement import Chance, chance_overlap, order_of, plain, spearman
 from headwater.headset.headset import Head, HeadSet
 
 SIZES = (4, 8, 16, 32, 64, 128)
@@ -93,7 +93,7 @@ def compare(
         raise InputError("Give at least two head sets to compare.")
     found = _shape(sets, shape)
     total = None if found is None else found[0] * found[1]
-    orders = {name: _order(heads) for name, heads in sets.items()}
+    orders = {name: order_of(heads) for name, heads in sets.items()}
     wanted = _sizes(orders, total) if ks is None else sorted(set(ks))
     if any(k < 1 for k in wanted):
         raise InputError("The number of heads to compare must be at least 1.")
@@ -149,16 +149,6 @@ def _shape(sets: Mapping[str, HeadSet], given: tuple[int, int] | None) -> tuple[
                 f"heads ({one}) does not have; only sets of one shape can be compared."
             )
     return int(first[0]), int(first[1])
-
-
-def _order(heads: HeadSet) -> list[Head]:
-    """The listed heads, then all others that have a score, best first."""
-    listed = list(heads.heads)
-    if heads.scores is None:
-        return listed
-    flat, width, known = heads.scores.ravel(), heads.scores.shape[1], set(listed)
-    best = [(int(i) // width, int(i) % width) for i in best_first(flat[None])[0] if np.isfinite(flat[i])]
-    return listed + [head for head in best if head not in known]
 
 
 def _sizes(orders: Mapping[str, Sequence[Head]], total: int | None) -> list[int]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from headwater.errors import HeadSetError, InputError
 from headwater.heads import RandomHeads
 from headwater.headset import Head, HeadSet
+from headwater.headset.agreement import order_of
 from headwater.instrument.rows import by_layer
 from headwater.model.anatomy import Anatomy
 from headwater.model.lm import LanguageModel
@@ -53,17 +52,6 @@ class Missing:
 def default_sizes(anatomy: Anatomy) -> tuple[int, ...]:
     """1, 2 and 4 % of the heads, at least 1."""
     return tuple(sorted({max(1, round(share * len(anatomy.all_heads))) for share in SHARES}))
-
-
-def order_of(heads: HeadSet) -> list[Head]:
-    """The one order whose tops are masked: the set's own heads, then all others that have a score, best first."""
-    listed = list(heads.heads)
-    if heads.scores is None:
-        return listed
-    flat, width = heads.scores.ravel(), heads.scores.shape[1]
-    order = np.argsort(-np.where(np.isfinite(flat), flat, -np.inf), kind="stable")[: int(np.isfinite(flat).sum())]
-    known = set(listed)
-    return listed + [head for head in ((int(i) // width, int(i) % width) for i in order) if head not in known]
 
 
 def cells(
