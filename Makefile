@@ -38,14 +38,15 @@ bench: $(STAMP)  ## speed beside a plain prefill and eager maps, into benchmarks
 crash: $(STAMP)  ## kill `index add` and `ask` 50 times at random moments; writes docs/results/crash.md (10 minutes)
 	$(BIN)/python -m benchmarks.crash --page docs/results/crash.md
 
-tiny: $(STAMP)  ## train the embedded model again into tiny-run (under three hours on two cores; DATA=folder of raw texts; VARIANT=all: small ones)
+tiny: $(STAMP)  ## train the embedded model again into tiny-run (about three hours on two cores; DATA=folder of raw texts; VARIANT=all: small ones)
 ifdef VARIANT
 	$(BIN)/python -m recipes.tiny.variants --data "$(DATA)" --output tiny-run/variants --variant "$(VARIANT)" --resume
 	$(BIN)/python -m recipes.tiny.compare --models tiny-run/variants --output tiny-run/variants/result.json
 else
 	$(BIN)/python -m recipes.tiny.train --data "$(DATA)" --output tiny-run/read
 	$(BIN)/python -m recipes.tiny.train --data "$(DATA)" --output tiny-run/know --leg remember --start tiny-run/read
-	$(BIN)/python -m recipes.tiny.train --data "$(DATA)" --output tiny-run --leg settle --start tiny-run/know
+	$(BIN)/python -m recipes.tiny.train --data "$(DATA)" --output tiny-run/both --leg settle --start tiny-run/know
+	$(BIN)/python -m recipes.tiny.train --data "$(DATA)" --output tiny-run --leg reword --start tiny-run/both
 endif
 
 clean:  ## remove the virtual environment and what demo and the tools wrote

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
 
 from headwater.data import world
 from recipes.tiny.text import known_facts, unseen
@@ -147,7 +148,7 @@ class Inventor:
                 return value
 
 
-_FUNCTION_WORDS = re.compile(
+FUNCTION_WORDS = re.compile(
     r"(what|is|the|of|which|does|do|in|are|who|when|where|how|by|on|has|have|to|from|for|a|an|many|much|there)", re.I
 )
 FRAMES = (
@@ -178,12 +179,15 @@ FRAMES = (
     "Please say what the {n} in {c} is.",
     "Look for the {n}: {c}.",
 )
+OPENINGS = tuple("What Which Who Whose Where When Why How In On Name Tell Give Say".split())  # noqa: SIM905
+FILLERS = tuple("there its it that does has have is are which how much many people used some".split())  # noqa: SIM905
 
 
-def ask(draw: random.Random, relation: str, name: str) -> str:
+def ask(draw: random.Random, relation: str, name: str, blurred: float = 0.0, words: Sequence[str] = ()) -> str:
     """A question in one of the trained wordings, or in a frame around the relation's noun or key words of a wording.
 
-    Some lose a word or their case. The wording that is kept for measuring never comes out.
+    Some lose a word or their case; a share `blurred` gets others of `words` in between. The wording that is kept for
+    measuring never comes out.
     """
     item = world.RELATIONS[relation]
     text = kept_back = item.questions[-1]
@@ -191,7 +195,7 @@ def ask(draw: random.Random, relation: str, name: str) -> str:
         text = draw.choice(item.questions[:-1])
         if draw.random() < 0.45:
             words = re.findall(r"[A-Za-z]+", text.replace("{c}", ""))
-            kept = [word for word in words if not _FUNCTION_WORDS.fullmatch(word)]
+            kept = [word for word in words if not FUNCTION_WORDS.fullmatch(word)]
             noun = draw.choice((item.noun, item.noun, item.label, " ".join(kept)))
             text = draw.choice(FRAMES).replace("{n}", noun)
     if draw.random() < 0.08:
@@ -202,4 +206,25 @@ def ask(draw: random.Random, relation: str, name: str) -> str:
             text = " ".join(words)
     if draw.random() < 0.08 and not text.startswith("{c}"):
         text = text[0].lower() + text[1:]
+    if blurred and draw.random() < blurred:
+        text = blur(draw, text, words)
+        while text.lower() == kept_back.lower():
+            text = blur(draw, text, words)
     return text.replace("{c}", name)
+
+
+def blur(draw: random.Random, text: str, words: Sequence[str]) -> str:
+    """A wording with some function words gone, one to four words that mean nothing here, and the name anywhere.
+
+    What is left of it that tells the relation are its key words, in their order: whoever minds those understands
+    wordings never seen.
+    """
+    pieces = re.sub(r"[?.,:]|'s\b", "", text).split()
+    kept = [w for w in pieces if w != "{c}" and (not FUNCTION_WORDS.fullmatch(w) or draw.random() < 0.5)]
+    for _ in range(draw.randint(1, 4)):
+        word = draw.choice(words) if draw.random() < 0.5 else draw.choice(FILLERS)
+        kept.insert(draw.randrange(len(kept) + 1), word)
+    kept.insert(draw.randrange(len(kept) + 1), "{c}")
+    if draw.random() < 0.7:
+        kept.insert(0, draw.choice(OPENINGS))
+    return " ".join(kept) + draw.choice(("?", "?", "."))

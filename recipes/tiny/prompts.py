@@ -46,9 +46,12 @@ class Card:
 class Prompts:
     """Builds packs; pieces are tokenised one by one, as headwater does when it ranks and reads."""
 
-    def __init__(self, tokenizer: Any, inventor: Inventor, like_real: float = 0.0) -> None:
-        """Keep the tokenizer and the encoded fixed pieces; `like_real`: share of names made of known ones."""
-        self.tokenizer, self.inventor, self.like_real = tokenizer, inventor, like_real
+    def __init__(self, tokenizer: Any, inventor: Inventor, like_real: float = 0.0, blurred: float = 0.0) -> None:
+        """Keep the tokenizer and the encoded fixed pieces.
+
+        `like_real` is the share of names made of known ones, `blurred` that of questions with idle words in them.
+        """
+        self.tokenizer, self.inventor, self.like_real, self.blurred = tokenizer, inventor, like_real, blurred
         self.bos, self.eos = tokenizer.bos_token_id, tokenizer.eos_token_id
         self.fixed = {piece: self.encode(piece) for piece in (INTRO, "\n\n", FIND, ANSWER, "Query:", SUFFIX)}
         self.known = known_facts()
@@ -80,6 +83,7 @@ class Prompts:
         task: str = "read",
         edited: float | None = None,
         verbatim: float = 0.1,
+        early: float = 0.0,
     ) -> Pack:
         """`count` documents about invented countries, and what to do.
 
@@ -91,7 +95,8 @@ class Prompts:
 
         Two packs in five are like a ranking list: half of the documents are about the asked country, the others state
         the asked relation of other countries. Two in ten state one relation of many countries (only the name tells
-        them apart), three in ten are about one country (only the relation does). The rest mix freely.
+        them apart), three in ten are about one country (only the relation does). The rest mix freely. Of `early`
+        packs the first documents are asked about, those farthest from the questions.
         """
         build = draw.choices((self._ranking, self._mixed, self._one_relation, self._one_country), (4, 1, 2, 3))[0]
         cards, focus = build(draw, count, edited)
@@ -103,7 +108,9 @@ class Prompts:
         pack = Pack(self.prefix(cards, instruction, intro=draw.random() < 0.9))
         stated = [(i, r, v) for i, card in enumerate(cards) for r, v in card.facts]
         draw.shuffle(stated)
-        if focus is not None:
+        if early and draw.random() < early:
+            stated.sort(key=lambda c: c[0])
+        elif focus is not None:
             stated.sort(key=lambda c: (cards[c[0]].title, c[1]) != focus)
         for place, relation, value in stated[:tails]:
             title = cards[place].title
@@ -113,7 +120,7 @@ class Prompts:
                 pack.tails.append(self.fixed["\n\n"] + self.encode(statement) + learned)
                 pack.answers.append(len(learned))
             else:
-                question = statement if draw.random() < verbatim else ask(draw, relation, title)
+                question = statement if draw.random() < verbatim else self.ask(draw, relation, title)
                 self.add(pack, question, cards[place].text(place) if task == "quote" else value)
         return pack
 
@@ -124,7 +131,7 @@ class Prompts:
         for _ in range(tails):
             name = draw.choice(names)
             relation = draw.choice(list(self.known[name]))
-            self.add(pack, ask(draw, relation, name), self.known[name][relation])
+            self.add(pack, self.ask(draw, relation, name), self.known[name][relation])
             pack.tails[-1] = pack.tails[-1][1:]  # no separator where there is no document
         return pack
 
@@ -144,7 +151,7 @@ class Prompts:
         draw.shuffle(rest)
         rest.sort(key=lambda r: r not in others)
         for relation in [asked, asked, asked, *rest][:tails]:
-            self.add(pack, ask(draw, relation, main), self.known[main][relation])
+            self.add(pack, self.ask(draw, relation, main), self.known[main][relation])
         return pack
 
     def conflict(self, draw: random.Random, count: int, follow: float) -> Pack:
@@ -165,8 +172,12 @@ class Prompts:
             cards.append(Card(title, tuple((r, values[r]) for r in self._shuffled(draw, relations))))
         pack = Pack(self.prefix(cards, draw.choice((FIND, ANSWER, ANSWER, None)), intro=draw.random() < 0.9))
         for relation, title, answer in asked:
-            self.add(pack, ask(draw, relation, title), answer)
+            self.add(pack, self.ask(draw, relation, title), answer)
         return pack
+
+    def ask(self, draw: random.Random, relation: str, name: str) -> str:
+        """A question, some of them blurred."""
+        return ask(draw, relation, name, self.blurred, self.inventor.words)
 
     def add(self, pack: Pack, question: str, target: str) -> None:
         """Append a question and its answer to a pack."""

@@ -1,14 +1,15 @@
-"""Train the embedded model in legs: reading from scratch, remembering without forgetting how to read, settling both.
+"""Train the embedded model in legs: reading, remembering without forgetting how to read, settling both, new wordings.
 
 python -m recipes.tiny.train --data FOLDER --output READ [--steps 3200] [--threads 2] [--resume]
 python -m recipes.tiny.train --data FOLDER --output KNOW --leg remember --start READ
-python -m recipes.tiny.train --data FOLDER --output DONE --leg settle --start KNOW
+python -m recipes.tiny.train --data FOLDER --output BOTH --leg settle --start KNOW
+python -m recipes.tiny.train --data FOLDER --output DONE --leg reword --start BOTH
 
 The first leg learns to copy, then to complete statements, then to read and quote. The second one learns the facts of
 the known countries, also beside documents that do not hold them; the third one tells apart what is known and what is
-read, in longer lists too. The schedule is a function of the step and of --steps,
-and all data are drawn from the seed, so a run that is stopped and resumed with the same --steps sees what an
-uninterrupted one would have seen.
+read, in longer lists too; the fourth one goes on with that in blurred wordings, where only key words tell what is
+asked. The schedule is a function of the step and of --steps, and all data are drawn from the seed, so a run that is
+stopped and resumed with the same --steps sees what an uninterrupted one would have seen.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ FOLLOW = 0.45
 # Shares of the third leg's steps.
 SETTLE = {"copy": 0.10, "closed": 0.12, "noise": 0.16, "known": 0.06, "conflict": 0.14, "read": 0.42}
 LONG = 0.2  # share of its reading steps with more than 20 documents
-LIKE_REAL = {"settle": 0.5}  # share of the invented countries of a leg whose names are made of known ones
+LIKE_REAL = {"settle": 0.5, "reword": 0.5}  # share of a leg's invented countries whose names are made of known ones
+BLURRED = {"reword": 0.4}  # share of a leg's questions with idle words in them
+EARLY = 0.4  # share of the fourth leg's lists whose first documents are asked about
 
 
 def copying(draw: random.Random, vocabulary: int) -> Batch:
@@ -109,10 +112,17 @@ def settling_leg(draw: random.Random, prompts: Prompts, step: int, steps: int, v
     return _remembering(draw, prompts, kind, vocabulary, count if kind == "read" else min(count, 20))
 
 
+def rewording_leg(draw: random.Random, prompts: Prompts, step: int, steps: int, vocabulary: int) -> tuple[str, Batch]:
+    """What a step of the fourth leg learns from: as the third one, with the first documents of lists asked about."""
+    kind = draw.choices(tuple(SETTLE), tuple(SETTLE.values()))[0]
+    count = draw.randint(20, 48) if draw.random() < LONG else draw.randint(1, 20)
+    return _remembering(draw, prompts, kind, vocabulary, count if kind == "read" else min(count, 20), EARLY)
+
+
 def _remembering(
-    draw: random.Random, prompts: Prompts, kind: str, vocabulary: int, documents: int
+    draw: random.Random, prompts: Prompts, kind: str, vocabulary: int, documents: int, early: float = 0.0
 ) -> tuple[str, Batch]:
-    """A step of one kind; `documents` is the size of a list that is read."""
+    """A step of one kind; `documents` is the size of a list that is read, `early` as for `Prompts.documents`."""
     if kind == "copy":
         return kind, copying(draw, vocabulary)
     if kind == "closed":
@@ -126,14 +136,17 @@ def _remembering(
     task = draw.choices(("state", "quote", "read"), (1, 1, 8))[0]
     tails = min(12, 2 * documents + 2)
     edited = 0.0 if kind == "known" else None
-    packed = [prompts.documents(draw, documents, tails, task, edited) for _ in range(_packs(documents, tails, task))]
+    packed = [
+        prompts.documents(draw, documents, tails, task, edited, early=early)
+        for _ in range(_packs(documents, tails, task))
+    ]
     return kind if kind == "known" else task, collate(packed)
 
 
-LEGS = {"read": reading_leg, "remember": remembering_leg, "settle": settling_leg}
-STEPS = {"read": 3200, "remember": 4200, "settle": 1600}
-RATES = {"read": 1e-3, "remember": 7e-4, "settle": 4e-4}
-HELD = {"read": 0.0, "remember": 0.5, "settle": 0.3}  # share of the steps before the rate begins to fall
+LEGS = {"read": reading_leg, "remember": remembering_leg, "settle": settling_leg, "reword": rewording_leg}
+STEPS = {"read": 3200, "remember": 4200, "settle": 1600, "reword": 1400}
+RATES = {"read": 1e-3, "remember": 7e-4, "settle": 4e-4, "reword": 4e-4}
+HELD = {"read": 0.0, "remember": 0.5, "settle": 0.3, "reword": 0.2}  # share of the steps before the rate begins to fall
 
 
 def _packs(documents: int, tails: int, task: str) -> int:
@@ -172,7 +185,8 @@ def train(args: argparse.Namespace, data: Path) -> None:
         tokenizer = build_tokenizer(data)
         tokenizer.save_pretrained(args.output)
         words.write_text("\n".join(novel_words(data)), encoding="utf-8")
-    prompts = Prompts(tokenizer, Inventor(words.read_text(encoding="utf-8").split("\n")), LIKE_REAL.get(args.leg, 0.0))
+    inventor = Inventor(words.read_text(encoding="utf-8").split("\n"))
+    prompts = Prompts(tokenizer, inventor, LIKE_REAL.get(args.leg, 0.0), BLURRED.get(args.leg, 0.0))
     shape = Shape()
     model = build(shape, len(tokenizer), args.seed)
     if args.start:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from recipes.tiny import model as tiny
 from recipes.tiny import text, train
-from recipes.tiny.invent import FRAMES, Inventor, ask
+from recipes.tiny.invent import FRAMES, FUNCTION_WORDS, Inventor, ask, blur
 from recipes.tiny.measure import copying
 from recipes.tiny.prompts import Card, Prompts
 from safetensors.torch import load_file, save_file
@@ -220,6 +220,34 @@ def test_questions_never_use_the_wording_kept_for_measuring():
         frames = {frame.replace("{n}", "something") for frame in FRAMES}
         for noun in {relation.noun, relation.label, relation.label.lower()}:
             assert relation.questions[-1].replace(noun, "something") not in frames
+
+
+def test_a_blurred_question_keeps_the_name_and_the_key_words_in_order():
+    draw = random.Random(0)
+    for relation in world.RELATIONS.values():
+        kept = relation.questions[-1].format(c="Xania").lower()
+        for _ in range(100):
+            text = blur(draw, relation.questions[0], ["apple", "tree"])
+            assert text.count("{c}") == 1
+            words = iter(text.rstrip("?.").split())
+            key = [
+                w for w in relation.questions[0].rstrip("?").split() if w != "{c}" and not FUNCTION_WORDS.fullmatch(w)
+            ]
+            assert all(word in words for word in key)
+            assert ask(draw, relation.name, "Xania", 1.0, ["apple", "tree"]).lower() != kept
+    assert ask(random.Random(3), "capital", "Xania", 0.0, ["apple"]) == ask(random.Random(3), "capital", "Xania")
+
+
+def test_the_fourth_leg_asks_about_the_first_documents(prompts):
+    def asked(early):
+        draw = random.Random(2)
+        packs = [prompts.documents(draw, 12, 2, "read", None, 0.1, early) for _ in range(20)]
+        first = [decoded(pack.prefix).split("[2]")[0] for pack in packs]
+        answers = [decoded(pack.tails[0][-pack.answers[0] : -1]).strip() for pack in packs]
+        return sum(answer in text for answer, text in zip(answers, first, strict=True))
+
+    assert asked(1.0) == 20
+    assert asked(0.0) < 12
 
 
 def test_blocks_are_learned_only_where_they_repeat():
