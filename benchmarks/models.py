@@ -16,15 +16,16 @@ SHAPES = {  # layers, width, inner width, query heads, key/value heads
     "100M": (14, 768, 2048, 12, 4),
     "300M": (24, 1024, 2816, 16, 4),
 }
+EIGHT = (8, 256, 704, 8, 8)  # 8 layers of 8 heads, 10 M parameters
 
 
 def random_llama(seed: int = 0, size: str = "100M") -> LanguageModel:
-    """A random Llama in fp32: about 100 M parameters (14 layers x 12 heads) or 300 M (24 x 16).
+    """A random Llama in fp32: about 100 M parameters (14 layers x 12 heads), 300 M (24 x 16), or "8x8" (8 x 8 heads).
 
     Its tokenizer knows the words w0, w1, ... between white space, one token each.
     """
     torch.manual_seed(seed)
-    layers, width, inner, heads, groups = SHAPES[size]
+    layers, width, inner, heads, groups = EIGHT if size == "8x8" else SHAPES[size]
     config = LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=width,

@@ -58,7 +58,7 @@ def measured(folder: Path, n: int) -> Json:
     }
 
 
-def _finished(folder: Path) -> bool:
+def finished(folder: Path) -> bool:
     """Whether the training that the folder is about reached its last step."""
     about, log = folder / "variant.json", folder / "log.jsonl"
     if not ((folder / "model.safetensors").exists() and about.exists() and log.exists()):
@@ -133,7 +133,7 @@ def main() -> None:
     cli.add_argument("--threads", type=int, default=2)
     args = cli.parse_args()
     torch.set_num_threads(args.threads)
-    folders = {name: args.models / name for name in VARIANTS if _finished(args.models / name)}
+    folders = {name: args.models / name for name in VARIANTS if finished(args.models / name)}
     if not folders:
         cli.error(f"{args.models} holds none of the variants {', '.join(VARIANTS)}, trained to the end")
     result: Json = {"made": made_with("python -m recipes.tiny.compare", "the small variants", 0)}

@@ -194,16 +194,16 @@ def ask(draw: random.Random, relation: str, name: str, blurred: float = 0.0, wor
     while text.lower() == kept_back.lower():
         text = draw.choice(item.questions[:-1])
         if draw.random() < 0.45:
-            words = re.findall(r"[A-Za-z]+", text.replace("{c}", ""))
-            kept = [word for word in words if not FUNCTION_WORDS.fullmatch(word)]
+            content = re.findall(r"[A-Za-z]+", text.replace("{c}", ""))
+            kept = [word for word in content if not FUNCTION_WORDS.fullmatch(word)]
             noun = draw.choice((item.noun, item.noun, item.label, " ".join(kept)))
             text = draw.choice(FRAMES).replace("{n}", noun)
     if draw.random() < 0.08:
-        words = text.split()
-        free = [i for i, word in enumerate(words) if word in {"What", "is", "the", "of", "does", "in", "Which", "are"}]
-        if free and len(words) > 3:
-            words.pop(draw.choice(free))
-            text = " ".join(words)
+        pieces = text.split()
+        free = [i for i, word in enumerate(pieces) if word in {"What", "is", "the", "of", "does", "in", "Which", "are"}]
+        if free and len(pieces) > 3:
+            pieces.pop(draw.choice(free))
+            text = " ".join(pieces)
     if draw.random() < 0.08 and not text.startswith("{c}"):
         text = text[0].lower() + text[1:]
     if blurred and draw.random() < blurred:

@@ -267,6 +267,18 @@ def test_the_plan_says_what_training_does(planted, tuned):
     assert (ranker.examples, ranker.skipped) == (16, 1)
 
 
+def test_a_plan_finds_no_heads(planted, monkeypatch):
+    monkeypatch.setattr("headwater.heads.QueryFocusedHeads.score", lambda *_: pytest.fail("the detector ran"))
+    plan = RankerTuning(steps=2).plan(planted, EXAMPLES, DEVELOPMENT)
+    assert plan.heads.startswith("none known: found first")
+    assert (plan.layers, plan.modules) == (3, 6)
+
+
+def test_the_record_says_what_would_train_otherwise(tuned):
+    config = json.loads((tuned / "tuning.json").read_text())["config"]
+    assert (config["dtype"], config["headwater"]) == ("torch.float32", hw.__version__)
+
+
 def test_built_in_examples(monkeypatch):
     monkeypatch.setattr("headwater.adapt.ranker.BUILT_IN", 3)
     monkeypatch.setattr("headwater.adapt.ranker.BUILT_IN_DEVELOPMENT", 2)

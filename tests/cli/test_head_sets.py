@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from headwater.evaluate import explorer
 from headwater.headset import HeadScores, HeadSet
 
 
@@ -106,6 +107,28 @@ def test_explore(call: Any, tmp_path: Path, notes: Path, model_folder: str) -> N
     assert "Its own ranking puts the gold document at place" in text
     assert "headwater heads explore" in text
     assert text.count('type="radio"') == 2
+
+
+def test_explore_looks_as_the_heads_were_found(
+    call: Any, tmp_path: Path, notes: Path, model_folder: str, monkeypatch: Any
+) -> None:
+    made = {"settings": {"settings": {"tail": "query", "null_query": "nothing"}}}
+    own = HeadSet([(1, 1), (0, 2)], provenance=made).save(tmp_path / "own.json")
+    page = tmp_path / "page.html"
+    seen = []
+    draw = explorer.explorer
+
+    def spy(lm: Any, sets: Any, questions: Any, settings: Any) -> Any:
+        seen.append(settings)
+        return draw(lm, sets, questions, settings)
+
+    monkeypatch.setattr(explorer, "explorer", spy)
+    common = ["heads", "explore", "capital of Algeria", "--docs", notes, "--model", model_folder, "--output", page]
+    alone = call(*common, "--heads", own)
+    assert alone.exit_code == 0, alone.stderr
+    assert (seen[0].tail, seen[0].null_query) == ("query", "nothing")
+    assert "other switches" not in alone.stderr
+    assert "2-3 was found with other switches" in call(*common, "--heads", own, "--heads", "2-3").stderr
 
 
 def test_the_embedded_model_needs_no_head_set(call: Any, notes: Path, tmp_path: Path) -> None:

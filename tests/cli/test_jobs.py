@@ -2,6 +2,7 @@
 
 import json
 import socket
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 import headwater as hw
 from headwater.data import world
-from headwater.evaluate import demo, main_job
+from headwater.evaluate import demo, long_job, main_job
 from headwater.evaluate.questions import head_scorer
 from headwater.headset import HeadSet
 from headwater.rank.qr import QRRetriever
@@ -88,6 +89,33 @@ def test_one_pass_for_all_sets_equals_one_ranker_per_set(model_folder: str) -> N
         np.testing.assert_allclose(
             together[name], QRRetriever(lm, heads).score(example.query, example.documents), atol=1e-7
         )
+
+
+def test_long_texts_with_a_smaller_model_fill_their_page(
+    call: Any, tmp_path: Path, model_folder: str, monkeypatch: Any
+) -> None:
+    few = {
+        "lengths": (1500,),
+        "kept": (1,),
+        "control_kept": (1,),
+        "near": 5,
+        "examples": 2,
+        "candidates": 3,
+        "random_sets": 1,
+        "costed": 1,
+    }
+    monkeypatch.setattr(long_job, "Settings", partial(long_job.Settings, **few))
+    monkeypatch.setattr(long_job, "Reader", partial(long_job.Reader, max_new_tokens=1))
+    page = tmp_path / "page.md"
+    page.write_text("<!-- begin: long_recall -->\n<!-- end: long_recall -->\n", encoding="utf-8")
+    arguments = ["eval", "run", "--suite", "long", "--model", model_folder, "--scorer", model_folder, "--questions", 2]
+    run = call(*arguments, "--top-k", 2, "--output", tmp_path / "run", "--page", page)
+    assert run.exit_code == 0, run.stderr
+    assert "| QR heads of the smaller model |" in page.read_text(encoding="utf-8")
+    assert "| full context |" in run.stdout
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))
+    assert summary["config"]["scorer"] == model_folder
+    assert summary["heads"]["QR heads"].count("-") == 2
 
 
 def test_shuffled_labels_keep_everything_else() -> None:

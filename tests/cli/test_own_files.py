@@ -90,6 +90,11 @@ def test_a_trec_run_is_ranked_again_and_resumes(call: Any, tmp_path: Path, model
     assert scores == sorted(scores, reverse=True)
     whole = output.read_text()
     assert not (tmp_path / "ranked.trec.part.jsonl").exists()
+    made = json.loads((tmp_path / "ranked.trec.json").read_text())
+    assert (made["depth"], made["heads"], made["strategies"]) == (4, [[0, 1], [1, 2]], {"one prompt": 2})
+    assert (made["settings"]["null_query"], made["order"], made["overflow"]) == ("N/A", ["reversed"], "tournament")
+    assert made["made"]["command"].startswith("headwater rank --run")
+    assert made["made"]["model"] == model_folder
     first = [[line[2], float(line[4])] for line in lines[:4]]
     part = {"id": "q1", "of": ["d0", "d1", "d2", "d3"], "ranked": first}
     (tmp_path / "ranked.trec.part.jsonl").write_text(json.dumps(part) + '\n{"id": "q2", "of"')

@@ -26,6 +26,16 @@ def test_a_dry_run_trains_nothing(call: Any, model_folder: str, examples: Path, 
     assert not (tmp_path / "none").exists()
 
 
+def test_a_dry_run_finds_no_heads(
+    call: Any, model_folder: str, examples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headwater.heads.QueryFocusedHeads.score", lambda *_: pytest.fail("the detector ran"))
+    words = ["heads", "tune", "--model", model_folder, "--examples", examples, "--output", tmp_path / "tuned"]
+    shown = call(*words, "--dry-run")
+    assert shown.exit_code == 0, shown.stderr
+    assert "none known: found first" in shown.stdout
+
+
 def test_training_then_ranking(call: Any, model_folder: str, examples: Path, tmp_path: Path) -> None:
     words = ["heads", "tune", "--model", model_folder, "--heads", "1-0,0-2", "--examples", examples, "--development"]
     words += [examples, "--output", tmp_path / "tuned", "--steps", 3, "--batch", 2, "--every", 2, "--rank", 2]

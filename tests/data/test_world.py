@@ -96,6 +96,19 @@ def test_hard_distractors_look_more_alike():
     assert same_region(hard) > 2 * same_region(easy)
 
 
+@pytest.mark.parametrize("split", ["development", "held_out"])
+def test_long_lists_go_on_with_known_countries(split):
+    own, short = {}, {e.id: e for e in world.ranking_examples(split, 12, candidates=20)}
+    for example in world.ranking_examples(split, 12, candidates=112):
+        assert len({d.id for d in example.documents}) == 112
+        assert sum(example.grades()) == 1
+        own[example.id] = {d.title for d in example.documents} - {example.group}
+        stray = own[example.id] - set(world.countries(split))
+        assert stray <= set(world.countries("known"))
+        assert {d.title for d in short[example.id].documents} <= set(world.countries(split))
+    assert any(names - set(world.countries(split)) for names in own.values())
+
+
 def test_gold_positions_are_spread():
     golds = [e.gold[0] for e in world.reading_examples("held_out", 500, documents=5)]
     assert all(60 < golds.count(place) < 140 for place in range(5))

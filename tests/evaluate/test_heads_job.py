@@ -6,8 +6,8 @@ import pytest
 
 import headwater as hw
 from headwater.errors import InputError
-from headwater.evaluate import heads_job
-from headwater.evaluate.heads_job import Settings
+from headwater.evaluate import heads_found, heads_job, heads_masks
+from headwater.evaluate.heads_settings import Settings
 from headwater.evaluate.heads_tables import tables
 
 SMALL = Settings(
@@ -17,27 +17,40 @@ SMALL = Settings(
     examples=12,
     draws=2,
     random_sets=2,
-    lengths=(6, 10),
+    lengths=(300, 500),
     needle_lengths=(256,),
     needle_depths=(0.5,),
+    cost_questions=1,
+    masked_questions=2,
+    masked_sizes=(2,),
+    masked_draws=2,
 )
+MASKED = ({"task": "world-reading", "documents": 2, "name": "reading"},)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("heads")
-    return folder, heads_job.run(hw.load("tiny"), folder, SMALL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(heads_masks, "MASKED_TASKS", MASKED)
+        yield folder, heads_job.run(hw.load("tiny"), folder, SMALL)
 
 
 def test_every_table_is_written(finished):
     _, summary = finished
     written = tables(summary)
     assert set(written) == {
-        *("methods-20", "methods-50", "counts", "examples", "lengths", "overlap", "stability", "made"),
+        *("methods-20", "methods-50", "counts", "examples", "lengths", "overlap", "stability", "made", "cost"),
+        *("masks-all", "masks-decode"),
     }
     for name in ("query-focused", "contrastive", "retrieval", "all heads", "random heads", "shuffled labels", "BM25"):
         assert f"| {name} |" in written["methods-20"]
     assert written["counts"].count("\n") == 2 + len([n for n in heads_job.COUNTS if n < 48])
+    assert "300 tokens" in written["lengths"]
+    for name in ("top of query-focused", "top of retrieval", "random (2 draws)", "bottom"):
+        assert f"|  | {name} |" in written["masks-all"]
+        assert f"|  | {name} |" in written["masks-decode"]
+    assert "| 20 of the Factbook" in written["cost"]
     json.dumps(summary, allow_nan=False)
 
 
@@ -49,11 +62,19 @@ def test_a_second_run_goes_on(finished, monkeypatch):
         raise AssertionError("nothing is left to run")
 
     monkeypatch.setattr(heads_job, "head_scorer", lambda *_: never)
-    monkeypatch.setattr(heads_job.QueryFocusedHeads, "score", never)
+    monkeypatch.setattr(heads_found.QueryFocusedHeads, "score", never)
     again = heads_job.run(lm, folder, SMALL)
     assert again["results"] == summary["results"]
     with pytest.raises(InputError, match="another output folder"):
         heads_job.run(lm, folder, Settings(questions=5))
+
+
+def test_fewer_questions_make_all_of_it_smaller():
+    whole, small = Settings(), Settings.of_size(30, seed=4)
+    assert Settings.of_size(300, 0) == whole
+    assert (small.questions, small.long_questions, small.masked_questions, small.seed) == (30, 10, 4, 4)
+    assert small.pool >= small.examples >= 12
+    assert Settings.of_size(600, 0).masked_questions == whole.masked_questions
 
 
 def test_ranks_become_measures(finished):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import headwater as hw
-from headwater.errors import HeadSetError, InputError
+from headwater.errors import HeadSetError, InputError, InsufficientMemoryError
 from headwater.evaluate.bench import catalogue
 from headwater.evaluate.bench.report import write_bench_report
 from headwater.evaluate.masking.cells import cells, default_sizes, order_of
@@ -81,6 +81,10 @@ def test_differences_are_paired_with_the_whole_model_and_the_top(lm: LanguageMod
         assert rows[name]["minus_unmasked"]["mean"] == 0.0
         assert rows[name]["minus_top"]["mean"] == 1.0
         assert rows[name]["minus_top"]["p_holm"] >= rows[name]["minus_top"]["p"]
+    assert rows["top of qr"]["minus_random"]["mean"] == -1.0
+    assert rows["top of wu"]["minus_random"]["mean"] == rows["bottom"]["minus_random"]["mean"] == 0.0
+    assert rows["random (2 draws)"]["minus_random"] is None
+    for name in ("top of qr", "random (2 draws)", "layer-matched (2 draws)", "bottom", "top of wu"):
         assert (rows[name]["n"], rows[name]["groups"]) == (4, 2)
     drawn = lines(summary["rows"])
     assert drawn["top of qr"] == {"0": rows["unmasked"], "1": rows["top of qr"]}
@@ -114,7 +118,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(
 ) -> None:
     wanted = settings(phase=phase, sizes=(1,))
     whole = run(lm, {"qr": scored()}, tmp_path / "whole", wanted)
-    own = {name: getattr(Reader, name) for name in ("read", "read_without")}
+    own = {name: getattr(Reader, name) for name in ("read", "read_scaled", "read_without")}
     calls = []
 
     def broken(name: str) -> Any:
@@ -134,13 +138,14 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(
     done = len(calls)
     run(lm, {"qr": scored()}, tmp_path / "part", wanted)
     assert len(calls) == done, "a finished run reads nothing again"
-    assert set(calls) == {"read" if phase == "all" else "read_without"}
+    assert set(calls) == {"read_scaled" if phase == "all" else "read_without"}
 
 
-def test_decoding_together_gives_what_single_runs_give(tmp_path: Path) -> None:
+@pytest.mark.parametrize("phase", ["all", "decode"])
+def test_reading_together_gives_what_single_runs_give(tmp_path: Path, phase: Any) -> None:
     other = random_lm(max_position_embeddings=2048)
     heads = hw.HeadSet([(0, 0)], scores=np.random.default_rng(0).random((4, 8)))
-    run(other, {"qr": heads}, tmp_path, settings(phase="decode", sizes=(2, 5), seeds=(0,), limit=2))
+    run(other, {"qr": heads}, tmp_path, settings(phase=phase, sizes=(2, 5), seeds=(0,), limit=2))
     items = {item.id: item for item in Values().load()}
     reader, said = Reader(other), set()
     for path in sorted((tmp_path / "queries" / "values").glob("*.jsonl")):
@@ -148,7 +153,7 @@ def test_decoding_together_gives_what_single_runs_give(tmp_path: Path) -> None:
         for line in path.read_text(encoding="utf-8").splitlines():
             record = json.loads(line)
             item = items[record["id"]]
-            with hw.ablated(other, parse_heads(listed) if listed else [], "zero", "decode"):
+            with hw.ablated(other, parse_heads(listed) if listed else [], "zero", phase):
                 assert record["output"] == reader.read(item.question, item.documents).text
             said.add((record["id"], record["output"]))
     assert len(said) > 4, "masks that change nothing show nothing"
@@ -191,6 +196,43 @@ def test_orders_are_nested_and_controls_stay_outside() -> None:
     (bottom,) = [cell for cell in found if cell.name == "bottom 4"]
     assert bottom.draws == [order[:-5:-1]]
     assert default_sizes(lm.anatomy) == (1,)
+
+
+def test_random_heads_differ_where_few_are_left() -> None:
+    lm, heads = random_lm(), hw.HeadSet([(0, 0)], scores=np.random.default_rng(2).random((4, 8)))
+    for k, outside in ((8, 16), (10, 20), (11, 11), (16, 16)):  # of 32: more than K are left outside the top 2K, or not
+        found, _ = cells(lm, {"a": heads}, (k,), True, range(3))
+        (drawn,) = [cell for cell in found if cell.role == "random"]
+        assert not {head for draw in drawn.draws for head in draw} & set(order_of(heads)[:outside])
+        if k < 16:
+            assert len({tuple(sorted(draw)) for draw in drawn.draws}) == 3
+
+
+def test_random_heads_are_in_the_top_of_no_set() -> None:
+    lm, draw = random_lm(), np.random.default_rng(3)
+    sets = {name: hw.HeadSet([(0, 0)], scores=draw.random((4, 8))) for name in "ab"}
+    first, other = (order_of(heads) for heads in sets.values())
+    for k, outside in ((4, [*first[:8], *other[:4]]), (9, [*first[:9], *other[:9]]), (14, first[:14])):
+        found, _ = cells(lm, sets, (k,), True, range(4))
+        drawn = {head for cell in found if cell.role == "random" for draw in cell.draws for head in draw}
+        assert drawn
+        assert not drawn & set(outside)
+    assert set(other[:14]) & drawn, "too few are left outside both"
+
+
+def test_masks_are_read_in_parts_where_memory_is_short(lm: LanguageModel, tmp_path: Path, monkeypatch: Any) -> None:
+    whole, sizes = run(lm, {"qr": scored()}, tmp_path / "whole", settings(sizes=(1,))), []
+    own = Reader.read_scaled
+
+    def narrow(self: Reader, sets: Any, *arguments: Any) -> Any:
+        sizes.append(len(sets))
+        if len(sets) > 2:
+            raise InsufficientMemoryError("too many")
+        return own(self, sets, *arguments)
+
+    monkeypatch.setattr(Reader, "read_scaled", narrow)
+    assert run(lm, {"qr": scored()}, tmp_path / "parts", settings(sizes=(1,)))["rows"] == whole["rows"]
+    assert 2 in sizes
 
 
 def test_controls_that_cannot_be_are_named(lm: LanguageModel, tmp_path: Path) -> None:

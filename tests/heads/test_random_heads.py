@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -75,6 +76,16 @@ def test_head_sets_are_taken_and_the_result_is_plain(tmp_path) -> None:
     assert again.heads == found.heads
     wanted = [list(head) for head in first.heads]
     assert json.loads(json.dumps(again.provenance["settings"]))["exclude"] == wanted
+
+
+def test_a_copy_that_matches_others_draws_as_many() -> None:
+    detector = hw.RandomHeads(seed=3, like=[(0, 0), (0, 1), (2, 0)])
+    assert detector.top_k is None
+    other = replace(detector, like=[(1, 0)])
+    assert layers(detector.find(LM)) == {0: 2, 2: 1}
+    assert layers(other.find(LM)) == {1: 1}
+    free = replace(detector, like=None)
+    assert free.find(LM).heads == hw.RandomHeads(seed=3).find(LM).heads
 
 
 def test_bad_input() -> None:

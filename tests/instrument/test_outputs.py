@@ -225,6 +225,12 @@ def test_bad_input():
         pass
     with pytest.raises(HeadSetError, match="coefficient of 0"):
         hw.fold(lm, zero)
+    pruned = random_lm()
+    hw.fold(pruned, zero, zeros=True)
+    with hw.scaled(lm, zero):
+        assert torch.equal(logits(pruned, tokens(1, 5)), logits(lm, tokens(1, 5)))
+    with pytest.raises(HeadSetError, match="load the original"):
+        hw.unfold(pruned, zero)
     with pytest.raises(HeadSetError, match="not been folded"):
         hw.unfold(lm, other)
     with pytest.raises(HeadSetError, match="9-0 is not in this model"):

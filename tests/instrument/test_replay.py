@@ -18,7 +18,7 @@ def ids(sequences: int = 3, tokens: int = 12, seed: int = 1) -> torch.Tensor:
 
 
 @torch.no_grad()
-def one_forward_per_head(lm, tokens, targets, heads, mode, ablation):
+def one_forward_per_head(lm, tokens, targets, heads, mode, ablation, against=None):
     """Changes `[heads, sequences]` from whole forwards, the slow obvious way (pear.md 3.3-3.5)."""
     projections = output_projections(lm.model)
     inputs: dict[int, torch.Tensor] = {}
@@ -30,7 +30,8 @@ def one_forward_per_head(lm, tokens, targets, heads, mode, ablation):
         finally:
             for hook in hooks:
                 hook.remove()
-        return logits.gather(1, targets[:, None])[:, 0] - logits.mean(-1)
+        base = logits.mean(-1) if against is None else logits.gather(1, against[:, None])[:, 0]
+        return logits.gather(1, targets[:, None])[:, 0] - base
 
     clean = forward(lambda layer, z: inputs.setdefault(layer, z))
     changes = []
@@ -69,6 +70,22 @@ def test_equal_to_one_forward_per_head(name, dtype, tolerance, mode):
         assert (got.clean - clean).abs().max() <= tolerance * scale
         assert (got.change - want).abs().max() <= tolerance * scale
         assert got.noise <= tolerance * scale
+
+
+@pytest.mark.parametrize("mode", ["path", "total"])
+@pytest.mark.parametrize("name", ["llama", "gemma2", "granite", "phi"])
+def test_against_another_token(name, mode):
+    """Soft-capped, multiplied and biased logits too; one sequence is enough where its own mean or zero is put in."""
+    lm = hw.load(model=family_model(name), tokenizer=byte_tokenizer())
+    tokens, targets, others = ids(), torch.tensor([5, 90, 200]), torch.tensor([6, 3, 257])
+    clean, want = one_forward_per_head(lm, tokens, targets, HEADS, mode, "zero", others)
+    got = replay(lm, tokens, targets, against=others, heads=HEADS, mode=mode, ablation="zero")
+    alone = replay(lm, tokens[:1], targets[:1], against=others[:1], heads=HEADS, mode=mode, ablation="zero")
+    scale = max(1.0, clean.abs().max().item())
+    assert want.abs().max() > 1e-3
+    assert (got.clean - clean).abs().max() <= 2e-5 * scale
+    assert (got.change - want).abs().max() <= 2e-5 * scale
+    assert (alone.change - want[:, :1]).abs().max() <= 2e-5 * scale
 
 
 @pytest.mark.parametrize("mode", ["path", "total"])
@@ -130,6 +147,10 @@ def test_bad_input():
         replay(lm, tokens[:0], targets[:0])
     with pytest.raises(InputError, match="token ids from 0 to 257"):
         replay(lm, tokens, targets + 100)
+    with pytest.raises(InputError, match="one token per sequence"):
+        replay(lm, tokens, targets, against=targets[:2])
+    with pytest.raises(InputError, match="token ids from 0 to 257"):
+        replay(lm, tokens, targets, against=targets + 100)
     with pytest.raises(ContextOverflowError, match="513 tokens"):
         replay(lm, ids(tokens=513), targets)
     with pytest.raises(HeadSetError, match="empty"):

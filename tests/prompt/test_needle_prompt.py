@@ -119,7 +119,21 @@ def test_an_answer_at_the_start_of_the_needle():
     needle = Needle("Red fox is the code.", "What is the code?", "Red fox")
     for depth in (0, 0.5, 1):
         prompt = needle_prompt(byte_tokenizer(), NeedleCase(needle, built_in_haystack(), 400, depth))
-        assert byte_tokenizer().decode(prompt.ids[slice(*prompt.answer)]).strip() == "Red fox"
+        assert byte_tokenizer().decode(prompt.ids[slice(*prompt.answer)]).strip(" ") == "Red fox"
+
+
+def test_a_line_break_before_the_answer_is_not_counted_to_it():
+    hay = ["The first line of it.", "And the second one.", "The third and last line, which is longer."] * 12
+    needle = Needle("Red fox is the code.", "What is the code?", "Red fox")
+    broken = Needle("The code is:\nRed fox.", "What is the code?", "Red fox")
+    behind_breaks = 0
+    for depth in (0.2, 0.4, 0.5, 0.6, 0.8):
+        prompt = needle_prompt(byte_tokenizer(), NeedleCase(needle, hay, 500, depth))
+        assert byte_tokenizer().decode(prompt.ids[slice(*prompt.answer)]).strip(" ") == "Red fox"
+        behind_breaks += byte_tokenizer().decode(prompt.ids[slice(*prompt.needle)]).startswith("\n")
+        prompt = needle_prompt(byte_tokenizer(), NeedleCase(broken, hay, 500, depth))
+        assert byte_tokenizer().decode(prompt.ids[slice(*prompt.answer)]) == "Red fox"
+    assert behind_breaks
 
 
 def test_words_of_the_planted_model():

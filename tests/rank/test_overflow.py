@@ -159,3 +159,21 @@ def test_bad_settings() -> None:
         hw.QRRetriever(random_lm(), heads="all", overflow="cut")
     with pytest.raises(InputError, match="at least 2"):
         hw.QRRetriever(random_lm(), heads="all", overflow="slide", window=1)
+
+
+def test_fitted_documents_are_what_truncation_reads() -> None:
+    lm = random_lm(max_position_embeddings=512)
+    documents = [Document(f"{i} " + "word " * (8 + 12 * i), id=str(i)) for i in range(4)]
+    cutting, plain = hw.QRRetriever(lm, "all", overflow="truncate"), hw.QRRetriever(lm, "all")
+    fitted = plain.fitted("which word?", [*documents, Document(" ")])
+    assert fitted[-1].text == " "
+    cut = [new.text != old.text for new, old in zip(fitted, documents, strict=False)]
+    assert cut == [False, False, True, True]
+    assert all(old.text.startswith(new.text) for new, old in zip(fitted, documents, strict=False))
+    ranking = cutting.rank("which word?", documents)
+    assert ranking.shortened == 2
+    by_place = {r.index: r.score for r in ranking}
+    np.testing.assert_allclose(plain.score("which word?", fitted[:4]), [by_place[i] for i in range(4)], atol=1e-7)
+    assert plain.fitted("which word?", documents[:2]) == documents[:2]
+    with pytest.raises(ContextOverflowError, match="cut to 64 tokens"):
+        plain.fitted("which word?", documents * 5)

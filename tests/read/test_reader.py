@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 import torch
 
+import headwater as hw
 from headwater.data.documents import as_documents
 from headwater.errors import ContextOverflowError, InputError
+from headwater.read.context_aware import ContextAwareReader
 from headwater.read.reader import Reader
 from models import byte_tokenizer, random_lm
 
@@ -175,3 +177,20 @@ def test_confidence_is_the_mean_probability_of_the_chosen_tokens() -> None:
         if ids[-1] == lm.tokenizer.eos_token_id or "\n" in lm.tokenizer.decode(ids[-len(logs) :]).lstrip():
             break
     assert reading.confidence == pytest.approx(torch.tensor(logs).mean().exp().item(), abs=1e-5)
+
+
+def test_many_head_sets_at_once_answer_as_one_by_one() -> None:
+    reader = random_reader(max_new_tokens=6)
+    sets = [None, hw.HeadSet([(0, 1)], [0.2]), hw.HeadSet([(3, 0), (1, 4)], [-1.0, 2.5])]
+    for documents in (DOCUMENTS, []):
+        want = [reader.read("Which city?", documents) if documents else reader.recall("Which city?")]
+        for heads in sets[1:]:
+            with hw.scaled(reader.lm, heads):
+                want.append(reader.read("Which city?", documents) if documents else reader.recall("Which city?"))
+        found = reader.read_scaled(sets, "Which city?", documents)
+        assert [(r.text, r.prompt_tokens, r.finished) for r in found] == [
+            (r.text, r.prompt_tokens, r.finished) for r in want
+        ]
+        assert [r.confidence for r in found] == pytest.approx([r.confidence for r in want], abs=1e-4)
+    with pytest.raises(InputError, match="one at a time"):
+        ContextAwareReader(reader.lm).read_scaled(sets, "Which city?", DOCUMENTS)

@@ -131,7 +131,7 @@ class Pear:
         with _frozen(lm):
             for step in range(self.steps):
                 for group in optimiser.param_groups:
-                    group["lr"] = self.learning_rate * self._factor(step)
+                    group["lr"] = rate(self, step)
                 loss = self._step(lm, found, alpha, self.task.draw(lm, self.batch, self.length, train))
                 torch.nn.utils.clip_grad_norm_([alpha], 1.0)
                 optimiser.step()
@@ -164,18 +164,10 @@ class Pear:
     def _generator(self, use: str) -> torch.Generator:
         return torch.Generator().manual_seed(2 * self.seed + (use == "held out") + 1_000_003)
 
-    def _factor(self, step: int) -> float:
-        """Share of the peak learning rate, as transformers' linear schedule has it."""
-        if step < self.warmup:
-            return step / self.warmup
-        return max(0.0, (self.schedule - step) / max(1, self.schedule - self.warmup))
-
     def _loss(self, lm: LanguageModel, heads: HeadSet, alpha: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy of the second copy."""
-        first = ids.shape[1] - self.length + self.skip_first
         with scaled_by(lm, heads.heads, alpha):
-            logits = lm.model(input_ids=ids[:, :-1], use_cache=False).logits[:, first - 1 :]
-        return cross_entropy(logits.flatten(0, 1).float(), ids[:, first:].to(logits.device).flatten())
+            return copying_loss(lm, ids, ids.shape[1] - self.length + self.skip_first)
 
     def _step(self, lm: LanguageModel, heads: HeadSet, alpha: torch.Tensor, ids: torch.Tensor) -> float:
         """Gradients of one batch; returns its loss."""
@@ -233,6 +225,19 @@ class Pear:
         if lost > ROUNDED:
             logger.warning("Rounding to the checkpoint's dtype moves a coefficient by %.4f.", lost)
         return replace(found, provenance={**provenance, "effective": kept})
+
+
+def rate(pear: Pear, step: int) -> float:
+    """The learning rate of a step, as transformers' linear schedule has it."""
+    if step < pear.warmup:
+        return pear.learning_rate * step / pear.warmup
+    return pear.learning_rate * max(0.0, (pear.schedule - step) / max(1, pear.schedule - pear.warmup))
+
+
+def copying_loss(lm: LanguageModel, ids: torch.Tensor, first: int) -> torch.Tensor:
+    """Mean cross-entropy of the tokens from place `first` on, `ids` being `[sequences, tokens]`; with gradients."""
+    logits = lm.model(input_ids=ids[:, :-1], use_cache=False).logits[:, first - 1 :]
+    return cross_entropy(logits.flatten(0, 1).float(), ids[:, first:].to(logits.device).flatten())
 
 
 @contextmanager

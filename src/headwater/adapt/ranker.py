@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 
+import headwater
 from headwater.adapt.folder import CARD, RECORD, begin
 from headwater.adapt.listwise import TrainingList, held_out, listwise_loss, training_lists
 from headwater.data import world
 from headwater.data.documents import RankingExample
-from headwater.errors import ContextOverflowError, InputError, InsufficientMemoryError
+from headwater.errors import ContextOverflowError, HeadSetError, InputError, InsufficientMemoryError
 from headwater.heads.detector import Progress, data_fingerprint
 from headwater.heads.query_focused import ndcg
 from headwater.heads.switches import MassSettings
@@ -27,6 +28,7 @@ from headwater.model.adapter import adapted, refuse_adapted, require_peft, save_
 from headwater.model.anatomy import query_key_projections
 from headwater.model.lm import LanguageModel
 from headwater.prompt import prompt_template
+from headwater.rank.default_heads import default_heads
 from headwater.rank.qr import QRRetriever
 
 logger = logging.getLogger("headwater")
@@ -40,7 +42,8 @@ class TuningPlan:
     """What a training will do.
 
     Attributes:
-        heads: the heads that are trained.
+        heads: the heads that are trained; where none are known, that they are found first: layers, modules and
+            parameters are then those of all layers, the most there can be.
         layers: layers that run, and whose projections are adapted.
         modules: adapted projections.
         parameters: trained numbers.
@@ -116,7 +119,7 @@ class RankerTuning:
         development: Sequence[RankingExample] | None = None,
     ) -> TuningPlan:
         """What `fit` will do, without running the model. Raises what `fit` raises before it trains."""
-        return self._prepare(lm, examples, development)[0]
+        return self._prepare(lm, examples, development, detect=False)[0]
 
     def fit(
         self,
@@ -199,15 +202,16 @@ class RankerTuning:
         lm: LanguageModel,
         examples: Sequence[RankingExample] | None,
         development: Sequence[RankingExample] | None,
+        detect: bool = True,
     ) -> tuple[TuningPlan, HeadSet, MassSettings, list[TrainingList], list[TrainingList]]:
-        """Check everything that can be checked before training."""
+        """Check everything that can be checked before training; heads that are not known are found if `detect`."""
         require_trainable(lm)
         refuse_adapted(lm)
         if examples is None:
             examples = world.ranking_examples("known", BUILT_IN)
             if development is None:
                 development = world.ranking_examples("development", BUILT_IN_DEVELOPMENT)
-        ranker = QRRetriever(lm, self.heads)
+        ranker, told = self._ranker(lm, detect)
         heads, settings = ranker.heads, self.settings or ranker.settings
         given = list(examples)
         if development is None:
@@ -227,7 +231,7 @@ class RankerTuning:
         modules = query_key_projections(lm.model, heads.last_layer)
         sizes = [sum(module.weight.shape) for module in modules.values()]  # type: ignore[arg-type]
         plan = TuningPlan(
-            str(heads),
+            told,
             heads.last_layer + 1,
             len(modules),
             self.rank * sum(sizes),
@@ -240,6 +244,17 @@ class RankerTuning:
         if plan.skipped:
             logger.warning("%d examples have no gold document that can be read; they are left out.", plan.skipped)
         return plan, heads, settings, lists, checks
+
+    def _ranker(self, lm: LanguageModel, detect: bool) -> tuple[QRRetriever, str]:
+        """What ranks with the heads, and which they are; all heads where none are known and none are to be found."""
+        if self.heads is None and not detect:
+            try:
+                ranker = QRRetriever(lm, default_heads(lm, detect=False))
+            except HeadSetError:
+                return QRRetriever(lm, "all"), "none known: found first, on the built-in examples"
+        else:
+            ranker = QRRetriever(lm, self.heads)
+        return ranker, str(ranker.heads)
 
     def _config(
         self,
@@ -259,6 +274,8 @@ class RankerTuning:
             "coefficients": heads.coefficients,
             "model": lm.name,
             "fingerprint": lm.fingerprint,
+            "dtype": str(lm.dtype),
+            "headwater": headwater.__version__,
             "examples": len(lists),
             "data": data_fingerprint([item.example for item in lists]),
             "development": data_fingerprint([item.example for item in development]),

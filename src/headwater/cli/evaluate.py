@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,7 +34,9 @@ Examples:
 
   headwater eval run --suite main --output docs/results/main --page docs/results/main.md
 
-  headwater eval run --suite heads --output docs/results/heads --page docs/results/heads.md
+  headwater eval run --suite heads --data my/data --output docs/results/heads --page docs/results/heads.md
+
+  headwater eval run --suite long --scorer my/small-model --output runs/long
 """
 
 
@@ -42,6 +45,8 @@ class Suite(str, Enum):
 
     main = "main"
     heads = "heads"
+    pear = "pear"
+    long = "long"
 
 
 @app.command("run", epilog=EXAMPLES)
@@ -68,7 +73,10 @@ def run(
     ] = None,
     suite: Annotated[Suite | None, typer.Option("--suite", help="A fixed experiment instead of tasks.")] = None,
     questions: Annotated[
-        int | None, typer.Option("--questions", min=2, help="Of a suite: held-out questions (main 600, heads 300).")
+        int | None, typer.Option("--questions", min=2, help="Of a suite: questions (main 600, pear 1,000, else 300).")
+    ] = None,
+    scorer: Annotated[
+        str | None, typer.Option("--scorer", help="Of --suite long: a smaller model whose heads rank too.")
     ] = None,
     page: Annotated[
         list[Path] | None,
@@ -77,7 +85,10 @@ def run(
     model: options.Model = "tiny",
     seed: options.Seed = 0,
     top_k: Annotated[
-        int | None, typer.Option("--top-k", "-k", min=1, help="Of --suite main: number of heads. Default: by size.")
+        int | None,
+        typer.Option(
+            "--top-k", "-k", min=1, help="Of --suite main, long, pear: number of heads. Default: by size; pear: chosen."
+        ),
     ] = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
@@ -89,7 +100,9 @@ def run(
 
     if sum((config is not None, bool(task), suite is not None)) != 1:
         raise InputError("Say what to run: --task (repeatable), --config FILE, or --suite NAME.")
-    chosen_elsewhere = {"--method": method, "--data": data, "--limit": limit, "--baseline": baseline}
+    own_data = suite is Suite.heads  # the collections that it ranks lie there
+    chosen_elsewhere: dict[str, Any] = {"--method": method, "--limit": limit, "--baseline": baseline}
+    chosen_elsewhere |= {} if own_data else {"--data": data}
     stray = [name for name, value in chosen_elsewhere.items() if value and not task]
     if config is not None and (model != "tiny" or device or dtype):
         stray.append("--model, --device or --dtype")
@@ -97,6 +110,8 @@ def run(
         raise InputError(f"{stray[0]} goes with --task; with --config write it into the file, --suite takes none.")
     if suite is Suite.heads and top_k is not None:
         raise InputError("--suite heads measures several numbers of heads; leave --top-k out.")
+    if scorer is not None and suite is not Suite.long:
+        raise InputError("--scorer goes with --suite long.")
     for each in page or []:
         check_page(each)
     if suite is None:
@@ -106,8 +121,10 @@ def run(
     else:
         options.writable_folder(output)
         lm = options.load_model(model, device, dtype, quiet)
-        run_suite = _main_job if suite is Suite.main else _heads_job
-        summary, tables = run_suite(output, questions, top_k, seed, lm, quiet)
+        ranking = None if scorer is None else options.load_model(scorer, device, dtype, quiet)
+        jobs: dict[Suite, Any] = {Suite.main: _main_job, Suite.heads: partial(_heads_job, data), Suite.pear: _pear_job}
+        jobs[Suite.long] = partial(_long_job, ranking)
+        summary, tables = jobs[suite](output, questions, top_k, seed, lm, quiet)
     for each in page or []:
         fill_page(each, tables)
         note(f"Tables of {each} written.", quiet)
@@ -237,13 +254,41 @@ def _main_job(
 
 
 def _heads_job(
-    output: Path, questions: int | None, top_k: int | None, seed: int, lm: Any, quiet: bool
+    data: Path | None, output: Path, questions: int | None, top_k: int | None, seed: int, lm: Any, quiet: bool
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Summary and tables of the experiments on head sets."""
     from headwater.evaluate import heads_job
+    from headwater.evaluate.heads_settings import Settings
     from headwater.evaluate.heads_tables import tables
 
-    settings = heads_job.Settings(questions=questions or 300, long_questions=max(2, (questions or 300) // 3), seed=seed)
+    settings = Settings(seed=seed) if questions is None else Settings.of_size(questions, seed)
+    command = command_line() if data is None else command_line().replace(str(data), "DATA")
     with stages(quiet) as stage:
-        summary = heads_job.run(lm, output, settings, stage, command_line())
+        summary = heads_job.run(lm, output, settings, stage, command, data)
+    return summary, tables(summary)
+
+
+def _pear_job(
+    output: Path, questions: int | None, top_k: int | None, seed: int, lm: Any, quiet: bool
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Summary and tables of the PEAR experiment."""
+    from headwater.evaluate import pear_job
+    from headwater.evaluate.pear.settings import Settings
+    from headwater.evaluate.pear_tables import tables
+
+    with stages(quiet) as stage:
+        summary = pear_job.run(lm, output, Settings.of_size(questions, top_k, seed), stage, command_line())
+    return summary, tables(summary)
+
+
+def _long_job(
+    scorer: Any, output: Path, questions: int | None, top_k: int | None, seed: int, lm: Any, quiet: bool
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Summary and tables of the experiment on long texts."""
+    from headwater.evaluate import long_job
+    from headwater.evaluate.long_tables import tables
+
+    settings = long_job.Settings(questions=questions or 300, top_k=top_k, seed=seed)
+    with stages(quiet) as stage:
+        summary = long_job.run(lm, output, settings, stage, command_line(), scorer)
     return summary, tables(summary)

@@ -52,11 +52,15 @@ def explore(
     from headwater.evaluate.explorer import explorer
     from headwater.evaluate.explorer_page import write_explorer
     from headwater.evaluate.files import made_with
-    from headwater.heads.mass import MassSettings
 
     wanted: dict[str, str | None] = {**named(heads or [])} or {"query-focused": None}
-    sets = {name: options.load_ranker(lm, text, template, quiet).heads for name, text in wanted.items()}
-    data = explorer(lm, sets, [asked], MassSettings(template=template))
+    rankers = {name: options.load_ranker(lm, text, template, quiet) for name, text in wanted.items()}
+    first = next(iter(rankers))
+    settings = rankers[first].settings
+    for name, ranker in rankers.items():
+        if ranker.settings != settings:
+            note(f"{name} was found with other switches than {first}; the page shows those of {first}.", quiet)
+    data = explorer(lm, {name: ranker.heads for name, ranker in rankers.items()}, [asked], settings)
     write_explorer(data, made_with(command_line(), lm.name, 0), output)
     kept = len(data["questions"][0]["heads"])
     note(f"{kept} of {len(lm.anatomy.all_heads)} heads can be looked at, over {len(documents)} documents.", quiet)

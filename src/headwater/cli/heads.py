@@ -27,9 +27,13 @@ Examples:
 
   headwater heads find --method retrieval --set lengths=512,1024 --set stop_when_stable=true --output copying.json
 
+  headwater heads find --method juice --set boost=2 --set cut=1 --output juice.json
+
 A line of an examples file: {"query": "...", "documents": ["...", {"text": "...", "id": "d2"}], "relevant": ["d2"]}
 
 For retrieval heads: {"statement": "The code is 7 red foxes.", "question": "What is ...?", "answer": "7 red foxes"}
+
+For ph3 and juice: {"question": "...", "documents": ["..."], "context": "what they say", "memory": "what is true"}
 """
 SHOW_EXAMPLES = """
 Examples:
@@ -64,7 +68,7 @@ def find(
     model: options.Model = "tiny",
     examples: Annotated[
         Path | None,
-        typer.Option("--examples", help="Examples (JSONL); for retrieval heads needles. Default: the built-in ones."),
+        typer.Option("--examples", help="Examples (JSONL), as below for each method. Default: the built-in ones."),
     ] = None,
     top_k: Annotated[
         int | None, typer.Option("--top-k", "-k", min=1, help="Number of heads. Default: the method's own.")

@@ -135,7 +135,7 @@ def fold(
     from headwater.headset.card import fold_card
     from headwater.instrument.fold import fold as fold_weights
 
-    fold_weights(lm, found)
+    fold_weights(lm, found, zeros=True)  # into a new folder: nothing is lost
     lm.card = fold_card(found, lm.name, lm.card)
     partial = output.with_name(f".{output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headwater.cli import options
-from headwater.cli.console import clean, emit, note, out, progress
+from headwater.cli.console import clean, command_line, emit, note, out, progress
 from headwater.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ Examples:
 
   headwater rank --run bm25.trec --queries queries.tsv --docs corpus.jsonl --output ranked.trec
 """
+
+ONE = "one prompt"  # the strategy of a list that fits
 
 
 class Overflow(str, Enum):
@@ -54,7 +57,8 @@ def rank(
         Path | None, typer.Option("--queries", help="Queries of the run: .jsonl (id, text), or lines of id, tab, text.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Where the new run goes; started again, it goes on.")
+        Path | None,
+        typer.Option("--output", "-o", help="Where the new run goes (FILE.json: its settings). Again: it goes on."),
     ] = None,
     depth: Annotated[int, typer.Option("--depth", min=1, help="How many documents of the run per query.")] = 100,
     model: options.Model = "tiny",
@@ -188,7 +192,8 @@ class _Rerun:
             raise InputError(
                 f"The run {run} has the document {missing!r}, which {docs} does not hold (or holds empty)."
             )
-        self.output, self.top_k, self.quiet = output, top_k, quiet
+        self.output, self.depth, self.top_k, self.quiet = output, depth, top_k, quiet
+        self.files = {"run": run, "queries": queries, "docs": docs}
 
     def longest(self) -> tuple[str, list[Document]]:
         """The query with the most text to read."""
@@ -199,55 +204,55 @@ class _Rerun:
     def rank(self, ranker: QRRetriever, settings: dict[str, Any]) -> None:
         """Rank every query; what an interrupted run finished is kept beside the output and not done again."""
         from headwater.atomic import write_text
-        from headwater.evaluate.files import Lines, same_run
+        from headwater.evaluate.files import Lines, made_with, same_run, write_json
 
         made = self.output.with_name(self.output.name + ".part.json")
         model = {"model": ranker.lm.fingerprint, "heads": str(ranker.heads), "queries": self.queries}
         same_run(made, {**model, **settings})
         part = self.output.with_name(self.output.name + ".part.jsonl")
         lines = Lines(part)
-        lists = _Windows()
         with progress("ranking", self.quiet) as step:
             for done, (name, ids) in enumerate(self.run.items()):
                 step(done, len(self.run))
                 if name in lines.done and lines.done[name].get("of") == ids:
                     continue
                 ranking = ranker.rank(self.queries[name], [self.documents[i] for i in ids], self.top_k)
-                lists.count(ranking)
                 # scores of windows are not comparable, so the run holds what its order says
                 scores = [r.score for r in ranking] if ranking.windows == 1 else list(range(len(ranking), 0, -1))
-                lines.add({"id": name, "of": ids, "ranked": [[r.id, s] for r, s in zip(ranking, scores, strict=True)]})
+                ranked = [[r.id, s] for r, s in zip(ranking, scores, strict=True)]
+                lines.add({"id": name, "of": ids, "strategy": ranking.strategy, "ranked": ranked})
         rows = [
             f"{name} Q0 {document} {place} {score:.6f} headwater"
             for name in self.run
             for place, (document, score) in enumerate(lines.done[name]["ranked"], 1)
         ]
+        lists = Counter(lines.done[name].get("strategy", ONE) for name in self.run)
         write_text(self.output, "\n".join(rows) + "\n")
+        record = {
+            "made": made_with(command_line(), ranker.lm.name, settings["seed"]),
+            **{name: str(path) for name, path in self.files.items()},
+            "depth": self.depth,
+            "fingerprint": ranker.lm.fingerprint,
+            "dtype": str(ranker.lm.dtype),
+            "heads": [list(head) for head in ranker.heads.heads],
+            "coefficients": ranker.heads.coefficients,
+            "order": ranker.orders,
+            "settings": asdict(ranker.settings),
+            **{name: settings[name] for name in ("overflow", "window", "top_k")},
+            "strategies": dict(lists),
+        }
+        write_json(self.output.with_name(self.output.name + ".json"), record)
         part.unlink()
         made.unlink()
-        note(f"{len(self.run)} queries ranked into {self.output}{lists}.", self.quiet)
-
-
-class _Windows:
-    """Counts the queries whose documents did not fit one prompt."""
-
-    def __init__(self) -> None:
-        """None yet."""
-        self.found: dict[str, int] = {}
-
-    def count(self, ranking: Ranking) -> None:
-        """Take note of one ranking."""
-        if ranking.strategy != "one prompt":
-            self.found[ranking.strategy] = self.found.get(ranking.strategy, 0) + 1
-
-    def __str__(self) -> str:
-        """Part of a sentence."""
-        return "".join(f"; {n} of them by {name}, as they do not fit one prompt" for name, n in self.found.items())
+        windows = "".join(
+            f"; {n} of them by {how}, as they do not fit one prompt" for how, n in lists.items() if how != ONE
+        )
+        note(f"{len(self.run)} queries ranked into {self.output}{windows}.", self.quiet)
 
 
 def _how(ranking: Ranking) -> str:
     """What was done to a list that did not fit; nothing for one that did."""
-    if ranking.strategy == "one prompt":
+    if ranking.strategy == ONE:
         return f"{ranking.shortened} documents were shortened." if ranking.shortened else ""
     if ranking.strategy == "truncate":
         return f"The documents do not fit the model: {ranking.shortened} of them were shortened."

@@ -1,14 +1,14 @@
-"""Experiments on head sets: which detector, how many heads, how many examples, which lengths, which data.
+"""Experiments on head sets: which detector, how many heads, how many examples, which lengths, which data, what for.
 
-Heads are found on questions about development countries, everything reported is about held-out countries. Each question
-is read once; every head set scores its documents out of that one pass. Finished questions and finished detections stay
-on disk, so an interrupted run goes on where it stopped.
+Heads are found on questions about development countries, everything reported is about held-out countries or about
+other collections. Each question is read once per order of its list; every head set scores its documents out of that one
+pass. Finished questions and finished detections stay on disk, so an interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +18,29 @@ import headwater
 from headwater.data import world
 from headwater.data.documents import Document, RankingExample
 from headwater.evaluate.files import Lines, made_with, same_run, write_json
-from headwater.evaluate.main_job import Progress, no_progress, shuffle_labels
+from headwater.evaluate.heads_cost import costs
+from headwater.evaluate.heads_found import detections, lengths_of, lists_of_length
+from headwater.evaluate.heads_lists import Collection, collections, own_heads, ranked_collection
+from headwater.evaluate.heads_masks import masked
+from headwater.evaluate.heads_settings import (
+    ALL,
+    CORE,
+    COUNTS,
+    EXAMPLES,
+    NDCG,
+    ON_NQ,
+    POOL,
+    QR,
+    RANDOM,
+    SHUFFLED,
+    WU,
+    Settings,
+)
+from headwater.evaluate.main_job import Progress, no_progress
 from headwater.evaluate.metrics import order, require
 from headwater.evaluate.questions import Scorer, Step, head_scorer, keyword_scorer
 from headwater.evaluate.statistics import mean_interval, paired_difference
-from headwater.heads import ContrastiveHeads, QueryFocusedHeads, RandomHeads, RetrievalHeads
+from headwater.heads import RandomHeads
 from headwater.heads.detector import default_top_k
 from headwater.headset import HeadScores, HeadSet
 from headwater.headset.agreement import chance_overlap, plain, spearman
@@ -32,66 +50,38 @@ from headwater.prompt import prompt_template
 if TYPE_CHECKING:
     from headwater.model.lm import LanguageModel
 
-QR, ALL, RANDOM, SHUFFLED = "query-focused", "all heads", "random heads", "shuffled labels"
-POOL = "query-focused (more examples)"
-COUNTS = (1, 2, 4, 6, 8, 12, 16, 24, 32)
-EXAMPLES = (8, 16, 32, 64, 128)
 Values = dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the experiment is made of; the defaults are those of docs/results/heads.md.
-
-    Attributes:
-        questions: held-out questions that are ranked, with 20 and with 50 candidates.
-        long_questions: held-out questions at every length.
-        pool: development questions that the sets of fewer examples are drawn from.
-        examples: the first so many of them, for everything else.
-        draws: random sets of examples of each number.
-        random_sets: random head sets of each size.
-        lengths: numbers of candidates that stand for lengths of the prompt.
-        needle_lengths: tokens of the texts in which retrieval heads look for needles.
-        needle_depths: where the needles stand in them.
-        seed: of everything that is drawn.
-    """
-
-    questions: int = 300
-    long_questions: int = 100
-    pool: int = 256
-    examples: int = 128
-    draws: int = 5
-    random_sets: int = 10
-    lengths: tuple[int, ...] = (14, 28, 56, 112)
-    needle_lengths: tuple[int, ...] = (256, 512, 1024)
-    needle_depths: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
-    seed: int = 0
 
 
 def run(
     lm: LanguageModel,
     output: str | Path,
-    settings: Settings = Settings(),
+    settings: Settings | None = None,
     progress: Progress = no_progress,
     command: str = "headwater eval run --suite heads",
+    data: str | Path | None = None,
 ) -> dict[str, Any]:
     """Run the experiments, or what is left of them.
 
     Args:
         lm: the model.
-        output: folder for config.json, heads-*.json, scores-*.npy, *.jsonl and summary.json.
-        settings: sizes and seed.
+        output: folder for config.json, heads-*.json, scores-*.npy, *.jsonl, masked-*/ and summary.json.
+        settings: sizes and seed (None: the defaults).
         progress: called with a label, gives a function of (done, total).
         command: written into the summary.
+        data: folder of data sets; without it the collections are left out.
 
     Returns:
         The summary.
 
     Raises:
-        InputError: when the folder holds a run of another configuration, or numbers that the world cannot meet.
+        InputError: when the folder holds a run of another configuration, numbers that the world cannot meet, or a data
+            folder that lacks a collection.
     """
     require()
+    settings = Settings() if settings is None else settings
     folder = Path(output)
+    lists = [] if data is None else collections(Path(data), settings)  # what is missing shows before anything runs
     config = {
         "suite": "heads",
         "model": lm.name,
@@ -104,37 +94,22 @@ def run(
     same_run(folder / "config.json", config)
     scores = detections(lm, folder, settings, progress)
     k = default_top_k(lm.anatomy)
-    size = len(lm.anatomy.all_heads)
     named = {name: found.top(k) for name, found in scores.items()}
     named[ALL] = HeadSet(lm.anatomy.all_heads)
     named |= {f"{RANDOM} {i}": RandomHeads(k, settings.seed + i).find(lm) for i in range(settings.random_sets)}
-    counted = {f"top {n}": scores[QR].top(n) for n in COUNTS if n < size}
-    fewer = _fewer_examples(scores[POOL], k, settings)
-    by_length = {name: found for name, found in named.items() if name.startswith(QR + " at ")}
-    results: dict[str, Any] = {}
-    for candidates in (20, 50):
-        examples = world.ranking_examples("held_out", settings.questions, candidates, seed=settings.seed)
-        sets = {name: found for name, found in named.items() if name not in by_length}
-        if candidates == 20:
-            sets |= counted | fewer
-        scorers = [head_scorer(lm, sets), keyword_scorer(examples)]
-        label = f"{candidates} candidates"
-        values, groups = _measured(folder, label, examples, scorers, progress(f"ranking {label}"))
-        results[label] = _summary(values, groups, QR, settings.seed)
-    results["lengths"] = {}
-    for candidates in settings.lengths:
-        examples = world.ranking_examples("held_out", settings.long_questions, candidates, seed=settings.seed)
-        sets = {**by_length, QR: named[QR], ALL: named[ALL]}
-        label = f"length of {candidates} documents"
-        values, groups = _measured(folder, label, examples, [head_scorer(lm, sets)], progress(f"ranking {label}"))
-        results["lengths"][str(candidates)] = _summary(values, groups, QR, settings.seed)
+    results = _held_out(lm, folder, scores, named, settings, progress)
+    found_lists = _collections(lm, folder, scores, named, lists, settings, progress)
+    few = {name: named[name] for name in (QR, NDCG, CORE, WU, ALL, f"{RANDOM} 0") if name in named}
     summary = {
         "made": made_with(command, lm.name, settings.seed),
         "config": config,
         "heads": {name: str(found) for name, found in named.items()},
         "top_k": k,
         "results": results,
-        "overlap": _overlaps({name: scores[name] for name in scores if name not in by_length}, k),
+        "collections": found_lists,
+        "cost": costs(lm, folder, few, _priced(settings, lists), settings, progress),
+        "masked": masked(lm, folder, {QR: scores[QR].top(k), WU: scores[WU].top(k)}, settings, progress, command),
+        "overlap": _overlaps({name: scores[name] for name in scores if not name.startswith(QR + " at ")}, k),
         "stability": {
             name: stability(found, k, seed=settings.seed).as_dict()
             for name, found in scores.items()
@@ -145,48 +120,67 @@ def run(
     return summary
 
 
-def detections(
-    lm: LanguageModel, folder: Path, settings: Settings, progress: Progress = no_progress
-) -> dict[str, HeadScores]:
-    """Scores of every detector, found once and kept in the folder (heads-NAME.json and scores-NAME.npy)."""
-    pool = world.ranking_examples("development", settings.pool, 20, seed=settings.seed)
-    hard = world.ranking_examples("development", settings.examples, 20, seed=settings.seed, hard=True)
+def _held_out(
+    lm: LanguageModel,
+    folder: Path,
+    scores: Mapping[str, HeadScores],
+    named: Mapping[str, HeadSet],
+    settings: Settings,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Questions about held-out countries: 20 and 50 candidates, numbers of heads and of examples, lengths."""
+    size, k = len(lm.anatomy.all_heads), len(named[QR])
+    by_length = {name: found for name, found in named.items() if name.startswith(QR + " at ")}
+    results: dict[str, Any] = {"lengths": {}}
+    for candidates in (20, 50):
+        examples = world.ranking_examples("held_out", settings.questions, candidates, seed=settings.seed)
+        sets = {name: found for name, found in named.items() if name not in by_length}
+        if candidates == 20:
+            sets |= {f"top {n}": scores[QR].top(n) for n in COUNTS if n < size}
+            sets |= _fewer_examples(scores[POOL], k, settings)
+        scorers = [head_scorer(lm, sets), keyword_scorer(examples)]
+        label = f"{candidates} candidates"
+        values, groups = _measured(folder, label, examples, scorers, progress(f"ranking {label}"))
+        results[label] = _summary(values, groups, QR, settings.seed)
+    lengths = lengths_of(lm, settings)
+    for length, examples in lists_of_length(lm, "held_out", settings.long_questions, lengths, settings.seed).items():
+        sets = {**by_length, QR: named[QR], ALL: named[ALL]}
+        label = f"lists of {length} tokens"
+        values, groups = _measured(folder, label, examples, [head_scorer(lm, sets)], progress(f"ranking {label}"))
+        found = _summary(values, groups, QR, settings.seed)
+        found["documents"] = float(np.mean([len(example.documents) for example in examples]))
+        results["lengths"][str(length)] = found
+    return results
 
-    def ranked(detector: Any, examples: Sequence[RankingExample]) -> Callable[[Step], HeadScores]:
-        return lambda step: detector.score(lm, examples, step)
 
-    seed, some = settings.seed, pool[: settings.examples]
-    needles = RetrievalHeads(seed=seed, lengths=settings.needle_lengths, depths=settings.needle_depths)
-    wanted: dict[str, Callable[[Step], HeadScores]] = {
-        QR: ranked(QueryFocusedHeads(seed=seed), some),
-        POOL: ranked(QueryFocusedHeads(seed=seed), pool),
-        "query-focused (ndcg)": ranked(QueryFocusedHeads(metric="ndcg", seed=seed), some),
-        "query-focused (look-alikes)": ranked(QueryFocusedHeads(seed=seed), hard),
-        "contrastive": ranked(ContrastiveHeads(seed=seed), some),
-        SHUFFLED: ranked(QueryFocusedHeads(seed=seed), shuffle_labels(some, seed)),
-        "retrieval": lambda step: needles.score(lm, None, step),
-    }
-    for candidates in settings.lengths:
-        examples = world.ranking_examples("development", settings.examples // 2, candidates, seed=settings.seed)
-        wanted[f"{QR} at {candidates} documents"] = ranked(QueryFocusedHeads(seed=seed), examples)
-    return {name: _kept(folder, name, found, progress(f"finding: {name}")) for name, found in wanted.items()}
+def _collections(
+    lm: LanguageModel,
+    folder: Path,
+    scores: Mapping[str, HeadScores],
+    named: Mapping[str, HeadSet],
+    lists: Sequence[Collection],
+    settings: Settings,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Candidates of search engines, with the heads found on countries and, if NQ is there, with heads found on NQ."""
+    sets = {name: named[name] for name in (QR, NDCG, CORE, WU, SHUFFLED, ALL)}
+    sets |= {name: found for name, found in named.items() if name.startswith(RANDOM)}
+    for each in lists:
+        if each.examples:
+            sets[ON_NQ] = own_heads(lm, folder, each, settings, progress).top(len(named[QR]))
+    return {each.name: ranked_collection(lm, folder, each, sets, settings, progress) for each in lists}
 
 
-def _kept(folder: Path, name: str, find: Callable[[Step], HeadScores], step: Step) -> HeadScores:
-    """Scores from the folder, or found and put there."""
-    stem = "".join(c if c.isalnum() else "-" for c in name)
-    heads, array = folder / f"heads-{stem}.json", folder / f"scores-{stem}.npy"
-    if not (heads.exists() and array.exists()):
-        found = find(step)
-        samples = found.scores[None] if found.samples is None else found.samples
-        np.save(array, samples.astype(np.float32), allow_pickle=False)
-        groups = [f"{i}" for i in range(len(samples))] if found.groups is None else [str(g) for g in found.groups]
-        whole = found.top(int(np.isfinite(found.scores).sum()))
-        HeadSet(whole.heads, None, found.scores, {**found.provenance, "groups": groups}).save(heads)
-    kept = HeadSet.load(heads)
-    assert kept.scores is not None
-    samples = np.load(array, allow_pickle=False)
-    return HeadScores(kept.scores, kept.provenance, samples, kept.provenance["groups"])
+def _priced(settings: Settings, lists: Sequence[Collection]) -> dict[str, list[tuple[str, Sequence[Document]]]]:
+    """A few lists of every kind, for times."""
+    out: dict[str, list[tuple[str, Sequence[Document]]]] = {}
+    for candidates in (20, 50):
+        examples = world.ranking_examples("held_out", settings.cost_questions, candidates, seed=settings.seed)
+        out[f"{candidates} of the Factbook"] = [(e.query, e.documents) for e in examples]  # type: ignore[misc]
+    for each in lists:
+        items = [item for item in each.items if item.documents][: settings.cost_questions]
+        out[f"{settings.collection_depth} of {each.name}"] = [(item.query, item.documents) for item in items]
+    return out
 
 
 def _fewer_examples(found: HeadScores, k: int, settings: Settings) -> dict[str, HeadSet]:

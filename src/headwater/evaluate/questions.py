@@ -11,8 +11,9 @@ import numpy as np
 from headwater.data import world
 from headwater.data.documents import Document, RankingExample
 from headwater.evaluate.files import Lines
-from headwater.evaluate.metrics import order
+from headwater.evaluate.metrics import order as best_first
 from headwater.heads.mass import MassSettings, PreparedDocuments
+from headwater.heads.switches import Order, prompt_order
 from headwater.headset import HeadSet
 from headwater.read.reader import Reader
 from headwater.search.bm25 import BM25
@@ -25,12 +26,19 @@ Step = Callable[[int, int], None]
 Scorer = Callable[[str, Sequence[Document]], Mapping[str, np.ndarray]]
 
 
-def head_scorer(lm: LanguageModel, sets: Mapping[str, HeadSet]) -> Scorer:
-    """Scores by every head set out of one forward pass, equal to what `QRRetriever(lm, heads)` gives for each."""
+def head_scorer(lm: LanguageModel, sets: Mapping[str, HeadSet], order: Order = "reversed", seed: int = 0) -> Scorer:
+    """Scores by every head set out of one forward pass, equal to what `QRRetriever(lm, heads)` gives for each.
+
+    Args:
+        lm: the model.
+        sets: head sets by name.
+        order: of the documents in the prompt; "shuffled" depends on the seed and the query.
+        seed: of the shuffling.
+    """
 
     def score(query: str, documents: Sequence[Document]) -> dict[str, np.ndarray]:
-        backwards = range(len(documents))[::-1]
-        mass = PreparedDocuments(lm, documents, lm.anatomy.all_heads, MassSettings(), backwards).mass(query)
+        places = prompt_order(order, len(documents), f"{seed}:{query}")
+        mass = PreparedDocuments(lm, documents, lm.anatomy.all_heads, MassSettings(), places).mass(query)
         for heads in sets.values():
             mass.require_global(heads.heads)
         return {name: mass.combined(heads.heads).cpu().numpy() for name, heads in sets.items()}
@@ -70,7 +78,7 @@ def rank_questions(
             "query": example.query,
             "documents": [document.id for document in documents],
             "gold": [documents[i].id for i, grade in enumerate(example.grades()) if grade > 0],
-            "orders": {system: order(row) for system, row in scores.items()},
+            "orders": {system: best_first(row) for system, row in scores.items()},
         }
         records.append(record)
         if lines is not None:

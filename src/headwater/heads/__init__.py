@@ -35,6 +35,8 @@ class _Detectors(Mapping[str, "type[Detector[Any]]"]):
 DETECTORS = _Detectors(
     {
         "contrastive": "contrastive.ContrastiveHeads",
+        "juice": "juice.JuiceHeads",
+        "ph3": "ph3.Ph3Heads",
         "query-focused": "query_focused.QueryFocusedHeads",
         "random": "random_heads.RandomHeads",
         "retrieval": "retrieval.RetrievalHeads",

@@ -93,10 +93,14 @@ class Detector(ABC, Generic[Example]):
             HeadSetError: `top_k` is not between 1 and the number of heads of the model, or fewer heads got a score.
         """
         total = len(lm.anatomy.all_heads)
-        wanted = default_top_k(lm.anatomy) if self.top_k is None else self.top_k
+        wanted = self._number_kept(lm.anatomy)
         if not 1 <= wanted <= total:
             raise HeadSetError(f"top_k must be between 1 and the {total} heads of {lm.name!r}, got {wanted}.")
         return self.score(lm, examples, progress).top(wanted)
+
+    def _number_kept(self, anatomy: Anatomy) -> int:
+        """How many heads `find` keeps of a model."""
+        return default_top_k(anatomy) if self.top_k is None else self.top_k
 
     def _provenance(self, lm: LanguageModel, examples: Sequence[RankingExample], **more: Any) -> dict[str, Any]:
         return {

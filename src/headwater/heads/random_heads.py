@@ -9,9 +9,10 @@ import numpy as np
 
 from headwater.data.documents import RankingExample
 from headwater.errors import HeadSetError
-from headwater.heads.detector import Detector, Progress, default_top_k
+from headwater.heads.detector import Detector, Progress
 from headwater.headset import HeadScores, HeadSet, HeadsLike, as_heads
 from headwater.instrument.rows import by_layer
+from headwater.model.anatomy import Anatomy
 from headwater.model.lm import LanguageModel
 
 
@@ -31,7 +32,7 @@ class RandomHeads(Detector):
     like: HeadSet | HeadsLike | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        """Keep plain pairs, and settle how many are drawn.
+        """Keep plain pairs, and check how many are drawn.
 
         Raises:
             HeadSetError: something that is not a list of heads, or a `top_k` other than the number of heads in `like`.
@@ -45,7 +46,6 @@ class RandomHeads(Detector):
                 f"like= holds {len(self.like)} heads and top_k is {self.top_k}: give at least one head to match, and "
                 "leave top_k out."
             )
-        self.top_k = len(self.like)
 
     def score(
         self, lm: LanguageModel, examples: Sequence[RankingExample] | None = None, progress: Progress | None = None
@@ -66,7 +66,7 @@ class RandomHeads(Detector):
             drawn[head] = np.nan
         if self.like is not None:
             drawn = _matched(drawn, {layer: len(members) for layer, members in by_layer(self.like, anatomy).items()})
-        wanted = default_top_k(anatomy) if self.top_k is None else self.top_k
+        wanted = self._number_kept(anatomy)
         left = int(np.isfinite(drawn).sum())
         if left < wanted:
             raise HeadSetError(
@@ -74,6 +74,10 @@ class RandomHeads(Detector):
                 f"{len(excluded)} excluded ones."
             )
         return HeadScores(drawn, self._provenance(lm, []))
+
+    def _number_kept(self, anatomy: Anatomy) -> int:
+        """As many heads as are matched; settled here, so that `dataclasses.replace` may match others."""
+        return super()._number_kept(anatomy) if self.like is None else len(as_heads(self.like))
 
 
 def _matched(drawn: np.ndarray, counts: dict[int, int]) -> np.ndarray:

@@ -16,7 +16,8 @@ from headwater.heads.detector import Detector, Progress
 from headwater.headset import HeadScores, HeadSet
 from headwater.instrument.layer_replay import layer_replay
 from headwater.instrument.outputs import ablated
-from headwater.instrument.replay import Replayed, centred_scores, replay
+from headwater.instrument.replay import Replayed, replay
+from headwater.instrument.token_scores import centred_scores
 from headwater.model.anatomy import Anatomy
 from headwater.model.lm import LanguageModel
 from headwater.model.memory import within_memory

@@ -23,16 +23,21 @@ from headwater.model.lm import LanguageModel
 _MARK = "headwater_fold"
 
 
-def fold(lm: LanguageModel, heads: HeadSet) -> None:
+def fold(lm: LanguageModel, heads: HeadSet, *, zeros: bool = False) -> None:
     """Multiply the output-projection columns of each head by its coefficient, in place.
 
     Products are taken in fp32 (fp64 for an fp64 model) and stored in the weight's own dtype; biases, queries, keys and
     values are untouched. Equal to running under `hw.scaled(lm, heads)` up to that rounding.
 
+    Args:
+        lm: a loaded model.
+        heads: a set with coefficients.
+        zeros: take coefficients of 0 too: heads pruned for good, as `unfold` cannot bring them back.
+
     Raises:
         InputError: the set has no coefficients.
         HeadSetError: a head the model does not have, coefficients of other weights (as the set's provenance says), a
-            coefficient of 0 (it could not be undone), or a model that has been folded before.
+            coefficient of 0 without `zeros`, or a model that has been folded before.
         ModelError: a projection that is quantised or wrapped by an adapter.
     """
     config = unwrapped(lm.model).config
@@ -48,8 +53,10 @@ def fold(lm: LanguageModel, heads: HeadSet) -> None:
             f"These coefficients were learned for other weights ({heads.provenance.get('model')}) than those of "
             f"{lm.name!r}; fit them again for this model."
         )
-    if 0.0 in coefficients:
-        raise HeadSetError("A coefficient of 0 cannot be undone; use hw.ablated(lm, heads) to take a head out.")
+    if 0.0 in coefficients and not zeros:
+        raise HeadSetError(
+            "A coefficient of 0 cannot be undone; use hw.ablated(lm, heads) to take a head out, or zeros=True for good."
+        )
     _multiply(lm, heads, coefficients)
     setattr(config, _MARK, {"heads": [list(head) for head in heads.heads], "coefficients": coefficients})
 
@@ -58,7 +65,7 @@ def unfold(lm: LanguageModel, heads: HeadSet) -> None:
     """Undo `fold` with the same set: divide the columns again. Exact up to rounding in the weight's dtype.
 
     Raises:
-        HeadSetError: the model has not been folded, or with another set.
+        HeadSetError: the model has not been folded, with another set, or with a coefficient of 0.
         ModelError: a projection that is quantised or wrapped by an adapter.
     """
     config = unwrapped(lm.model).config
@@ -68,6 +75,8 @@ def unfold(lm: LanguageModel, heads: HeadSet) -> None:
         raise HeadSetError("This model has not been folded, so there is nothing to undo.")
     if before != {"heads": [list(head) for head in heads.heads], "coefficients": coefficients}:
         raise HeadSetError("This model was folded with another head set; give the one it was folded with.")
+    if 0.0 in coefficients:
+        raise HeadSetError("A coefficient of 0 cannot be undone; load the original checkpoint.")
     _multiply(lm, heads, [1 / coefficient for coefficient in coefficients])
     delattr(config, _MARK)
 

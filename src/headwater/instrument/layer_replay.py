@@ -14,7 +14,8 @@ import torch
 
 from headwater.errors import HeadwaterError, ModelError
 from headwater.instrument.interface import exclusive
-from headwater.instrument.replay import Ablation, Clean, Replayed, check_replay, finite, target_scores
+from headwater.instrument.replay import Ablation, Clean, Replayed, check_replay, finite
+from headwater.instrument.token_scores import target_scores
 from headwater.model.anatomy import FAMILIES, decoder, decoder_layers, output_projections
 from headwater.model.lm import LanguageModel
 

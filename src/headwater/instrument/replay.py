@@ -21,6 +21,7 @@ from headwater.errors import ContextOverflowError, InputError, ModelError, NonFi
 from headwater.headset import Head, HeadSet, HeadsLike, as_heads
 from headwater.instrument.interface import exclusive, refuse_compiled
 from headwater.instrument.rows import by_layer
+from headwater.instrument.token_scores import centred_scores, target_scores
 from headwater.model.anatomy import decoder, decoder_layers, output_projections, text_config
 from headwater.model.lm import LanguageModel
 
@@ -29,12 +30,13 @@ Ablation = Literal["batch_mean", "sequence_mean", "zero"]
 MODES = ("path", "total")
 ABLATIONS = ("batch_mean", "sequence_mean", "zero")
 ROWS = 256  # single-token rows of one pass
-VOCABULARY_BLOCK = 8192  # tokens whose logits are held at once
 
 
 @dataclass(frozen=True)
 class Replayed:
     """What a replay measured; scores are centred logits of the targets: target's logit minus the vocabulary's mean.
+
+    With `against`, they are the target's logit minus that of the other token.
 
     Attributes:
         heads: the heads, in the order of `change`.
@@ -57,6 +59,7 @@ def replay(
     ids: torch.Tensor,
     targets: torch.Tensor,
     *,
+    against: torch.Tensor | None = None,
     heads: HeadSet | HeadsLike | None = None,
     mode: ReplayMode = "path",
     ablation: Ablation = "batch_mean",
@@ -69,6 +72,7 @@ def replay(
         lm: a loaded model.
         ids: token ids `[sequences, tokens]`, no padding; two tokens or more.
         targets: the token after each sequence, `[sequences]`.
+        against: a token per sequence, `[sequences]`, whose logit takes the place of the vocabulary's mean in scores.
         heads: heads to replace (None: every head).
         mode: "path": the heads of all other layers keep their clean outputs, so that the change reaches the logits
             directly and through MLPs only. "total": attention after the head's layer is computed from the changed
@@ -87,9 +91,9 @@ def replay(
     """
     chosen = lm.anatomy.all_heads if heads is None else as_heads(heads)
     by_layer(chosen, lm.anatomy)
-    check_replay(lm, ids, targets, mode, ablation)
+    check_replay(lm, ids, targets, mode, ablation, against)
     ids, targets = ids.to(lm.device), targets.to(lm.device)
-    clean = Clean(lm, ids, targets, ablation, cached=mode == "total")
+    clean = Clean(lm, ids, targets, ablation, cached=mode == "total", against=against)
     per_pass = max(1, rows // len(ids) - 1)  # one candidate of every pass replaces nothing
     change, noise = [], 0.0
     for start in range(0, len(chosen), per_pass):
@@ -119,25 +123,14 @@ def finite(lm: LanguageModel, found: Replayed) -> Replayed:
     return found
 
 
-@torch.no_grad()
-def centred_scores(lm: LanguageModel, ids: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Centred logit of the token after each sequence, and whether it is the most likely one; one plain forward.
-
-    Args:
-        lm: a loaded model.
-        ids: token ids `[sequences, tokens]`, no padding.
-        targets: the token after each sequence, `[sequences]`.
-
-    Returns:
-        fp32 `[sequences]` (fp64 for an fp64 model), bool `[sequences]`.
-    """
-    hidden = decoder(lm.model)(input_ids=ids.to(lm.device), use_cache=False).last_hidden_state[:, -1]
-    scores = target_scores(lm, hidden, targets)
-    precise = hidden.to(lm.model.get_output_embeddings().weight.device, scores.dtype)
-    return scores, _most_likely(lm, precise) == targets.to(precise.device)
-
-
-def check_replay(lm: LanguageModel, ids: torch.Tensor, targets: torch.Tensor, mode: str, ablation: str) -> None:
+def check_replay(
+    lm: LanguageModel,
+    ids: torch.Tensor,
+    targets: torch.Tensor,
+    mode: str,
+    ablation: str,
+    against: torch.Tensor | None = None,
+) -> None:
     """Refuse what cannot be replayed; raises as `replay` says."""
     if mode not in MODES:
         raise InputError(f"Unknown mode {mode!r}; use one of {', '.join(MODES)}.")
@@ -151,8 +144,11 @@ def check_replay(lm: LanguageModel, ids: torch.Tensor, targets: torch.Tensor, mo
     head = lm.model.get_output_embeddings()
     if not (isinstance(head, torch.nn.Linear) and type(head.weight.data) is torch.Tensor and not head.weight.is_meta):
         raise ModelError(f"The output layer of {lm.name!r} is not a plain linear layer with its weights loaded.")
-    if not 0 <= int(targets.min()) <= int(targets.max()) < len(head.weight):
-        raise InputError(f"Targets are token ids from 0 to {len(head.weight) - 1}.")
+    if against is not None and against.shape != targets.shape:
+        raise InputError(f"`against` is one token per sequence, as the targets are; got {list(against.shape)}.")
+    for tokens in (targets,) if against is None else (targets, against):
+        if not 0 <= int(tokens.min()) <= int(tokens.max()) < len(head.weight):
+            raise InputError(f"Targets are token ids from 0 to {len(head.weight) - 1}.")
     if ids.shape[1] > lm.max_length:
         raise ContextOverflowError(
             f"Sequences of {ids.shape[1]:,} tokens are longer than {lm.name!r} reads ({lm.max_length:,}).",
@@ -173,9 +169,16 @@ class Clean:
     """The clean pass: what stays fixed while heads are replaced."""
 
     def __init__(
-        self, lm: LanguageModel, ids: torch.Tensor, targets: torch.Tensor, ablation: str, *, cached: bool
+        self,
+        lm: LanguageModel,
+        ids: torch.Tensor,
+        targets: torch.Tensor,
+        ablation: str,
+        *,
+        cached: bool,
+        against: torch.Tensor | None = None,
     ) -> None:
-        self.ids, self.targets = ids, targets
+        self.ids, self.targets, self.against = ids, targets, against
         self.outputs: dict[int, torch.Tensor] = {}  # layer -> [sequences, H, d_v] at the last position
         self.replacement: dict[int, torch.Tensor] = {}  # layer -> [sequences or 1, H, d_v]
         self.stream = torch.empty(0)  # input of the first layer at the last position, [sequences, 1, D]
@@ -196,7 +199,7 @@ class Clean:
             return inputs
 
         with _hooked(lm, outputs, stream):
-            self.scores, self.correct = centred_scores(lm, ids, targets)
+            self.scores, self.correct = centred_scores(lm, ids, targets, against)
         self._cache = None
         if cached:
             self._cache = decoder(lm.model)(input_ids=ids[:, :-1], use_cache=True).past_key_values
@@ -230,7 +233,8 @@ def _run(lm: LanguageModel, clean: Clean, candidates: Sequence[Head | None], mod
     tokens = clean.ids[:, -1:].repeat_interleave(times, 0)
     with _hooked(lm, outputs, stream):
         result = decoder(lm.model)(input_ids=tokens, past_key_values=cache, use_cache=cache is not None)
-    scores = target_scores(lm, result.last_hidden_state[:, -1], clean.targets.repeat_interleave(times))
+    against = None if clean.against is None else clean.against.repeat_interleave(times)
+    scores = target_scores(lm, result.last_hidden_state[:, -1], clean.targets.repeat_interleave(times), against)
     return scores.view(count, times).T
 
 
@@ -257,55 +261,3 @@ def _hooked(
 
             stack.callback(projection.register_forward_pre_hook(hook).remove)
         yield
-
-
-def target_scores(lm: LanguageModel, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Centred logits of the targets `[rows]` from `hidden` `[rows, D]` (after the final norm), in fp32 (fp64).
-
-    Without soft-capping of logits the vocabulary is not needed: the mean logit is that of the mean output row.
-    """
-    head = lm.model.get_output_embeddings()
-    precise = torch.promote_types(hidden.dtype, torch.float32)
-    hidden, targets = hidden.to(head.weight.device, precise), targets.to(head.weight.device)
-    if getattr(text_config(lm.model), "final_logit_softcapping", None) is None:
-        rows = head.weight[targets].to(precise) - head.weight.mean(0, dtype=precise)
-        scores = (hidden * rows).sum(-1)
-        if head.bias is not None:
-            scores = scores + head.bias[targets].to(precise) - head.bias.mean(dtype=precise)
-        return scores * _logit_scale(lm)
-    own, total = torch.zeros_like(hidden[:, 0]), torch.zeros_like(hidden[:, 0])
-    for start, logits in _logits(lm, hidden):
-        total += logits.sum(-1)
-        here = (targets >= start) & (targets < start + logits.shape[1])
-        own[here] = logits[here, targets[here] - start]
-    return own - total / head.weight.shape[0]
-
-
-def _most_likely(lm: LanguageModel, hidden: torch.Tensor) -> torch.Tensor:
-    """The token with the highest logit, `[rows]`."""
-    best, token = torch.full_like(hidden[:, 0], -torch.inf), torch.zeros(len(hidden), dtype=torch.long)
-    token = token.to(hidden.device)
-    for start, logits in _logits(lm, hidden):
-        highest, place = logits.max(-1)
-        token = torch.where(highest > best, place + start, token)
-        best = torch.maximum(best, highest)
-    return token
-
-
-def _logits(lm: LanguageModel, hidden: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
-    """Logits `[rows, block]` with the first token of their block of the vocabulary."""
-    head = lm.model.get_output_embeddings()
-    cap = getattr(text_config(lm.model), "final_logit_softcapping", None)
-    for start in range(0, head.weight.shape[0], VOCABULARY_BLOCK):
-        block = slice(start, start + VOCABULARY_BLOCK)
-        bias = None if head.bias is None else head.bias[block].to(hidden.dtype)
-        logits = torch.nn.functional.linear(hidden, head.weight[block].to(hidden.dtype), bias) * _logit_scale(lm)
-        yield start, logits if cap is None else (logits / cap).tanh() * cap
-
-
-def _logit_scale(lm: LanguageModel) -> float:
-    """What the family multiplies its logits by."""
-    config = text_config(lm.model)
-    if lm.anatomy.family in ("cohere", "cohere2"):
-        return float(config.logit_scale)
-    return 1 / config.logits_scaling if lm.anatomy.family == "granite" else 1.0

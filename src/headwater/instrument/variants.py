@@ -87,13 +87,35 @@ def _decode(
     finished: Finished | None,
     first: int,
 ) -> list[list[int]]:
-    """New ids of `count` rows that all begin with the token `last`; a row that is over runs on unseen."""
+    """New ids of `count` rows that all begin with the token `last`."""
+    tokens = torch.full((count, 1), last, device=lm.device)
+    result = lm.model(input_ids=tokens, past_key_values=cache, use_cache=True)
+    return continuation(lm, result.logits[:, -1], result.past_key_values, max_new_tokens, finished, first)
+
+
+def continuation(
+    lm: LanguageModel,
+    logits: torch.Tensor,
+    cache: Any,
+    max_new_tokens: int,
+    finished: Finished | None = None,
+    first: int = 0,
+) -> list[list[int]]:
+    """Greedy continuations of a batch that has been read; a row that is over runs on unseen.
+
+    Args:
+        lm: a loaded model.
+        logits: of the next token, `[rows, vocabulary]`.
+        cache: keys and values of what has been read; it grows.
+        max_new_tokens: where a continuation ends at the latest.
+        finished: as for `decode_variants`, called with `first` plus the row.
+        first: see above.
+    """
     ends = set(end_ids(lm))
-    new: list[list[int]] = [[] for _ in range(count)]
-    tokens, going = torch.full((count, 1), last, device=lm.device), set(range(count))
-    for _ in range(max_new_tokens):
-        result = lm.model(input_ids=tokens, past_key_values=cache, use_cache=True)
-        cache, logits = result.past_key_values, result.logits[:, -1].float()
+    new: list[list[int]] = [[] for _ in logits]
+    going = set(range(len(new)))
+    for left in reversed(range(max_new_tokens)):
+        logits = logits.float()
         tokens = logits.argmax(-1, keepdim=True)
         logs = (logits.gather(1, tokens) - logits.logsumexp(-1, keepdim=True))[:, 0].tolist()
         for row, token in enumerate(tokens[:, 0].tolist()):
@@ -103,8 +125,10 @@ def _decode(
             over = finished is not None and finished(first + row, new[row], logs[row])
             if over or token in ends:
                 going.discard(row)
-        if not going:
+        if not going or not left:
             break
+        result = lm.model(input_ids=tokens, past_key_values=cache, use_cache=True)
+        cache, logits = result.past_key_values, result.logits[:, -1]
     return new
 
 

@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from headwater.atomic import write_text
 from headwater.errors import FormatError, InputError, MissingExtraError, ModelError
-from headwater.model.anatomy import unwrapped, value_rows
+from headwater.model.anatomy import FAMILIES, unwrapped, value_rows
 
 if TYPE_CHECKING:
     from headwater.model.lm import LanguageModel
@@ -159,8 +159,10 @@ def adapted(lm: LanguageModel, modules: Iterable[str], rank: int, alpha: float, 
     try:
         config.base_model_name_or_path = lm.name
         rows = value_rows(lm.anatomy)
+        fused = FAMILIES[lm.anatomy.family].query_key
         for name, parameter in model.named_parameters():
-            if rows and ".lora_B." in name:
+            module, _, factor = name.partition(".lora_B.")
+            if rows and factor and module.rpartition(".")[2] in fused:
                 parameter.register_hook(lambda slope: slope.index_fill(0, torch.tensor(rows, device=slope.device), 0))
         yield replace(lm, model=model.eval())
     finally:

@@ -93,10 +93,13 @@ class _Frame:
     lead: str  # in front of the first text
 
     def needle(self, case: NeedleCase, gap: str, closing: str) -> list[list[int]]:
-        """The statement in three pieces: up to the answer, the answer with the space before it, the rest."""
+        """The statement in three pieces: up to the answer, the answer with the space before it, the rest.
+
+        A line break before it is not the answer's.
+        """
         text = gap + case.needle.statement + closing
         at = text.index(case.answer, len(gap))
-        start, end = len(text[:at].rstrip()), at + len(case.answer)
+        start, end = len(text[:at].rstrip(" ")), at + len(case.answer)
         return [self.template.encode(part) for part in (text[:start], text[start:end], text[end:])]
 
     def continuation(self, answer: str) -> list[int]:

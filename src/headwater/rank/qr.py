@@ -178,6 +178,21 @@ class QRRetriever:
         tokens = room.limit - room.budget + sum(room.lengths)
         return Plan(len(given), self.lm.max_length or room.limit, memory(self.lm, tokens, self.heads.last_layer))
 
+    def fitted(self, query: str, documents: Iterable[DocumentLike]) -> list[Document]:
+        """The documents as `overflow="truncate"` reads them: where the list does not fit, all cut to one length.
+
+        Raises:
+            ContextOverflowError: even 64 tokens of each are too many.
+        """
+        given = as_documents(documents)
+        places = [place for place, document in enumerate(given) if not document.blank]
+        room = self._room(check_query(query), [given[place] for place in places])
+        if sum(room.lengths) > room.budget:
+            kept, _ = truncate(self._cut([given[place] for place in places]), room, self._shorten)
+            for place, document in zip(places, kept, strict=True):
+                given[place] = document
+        return given
+
     def explain(self, query: str, documents: Iterable[DocumentLike]) -> Explanation:
         """Scores with their reasons: per head, and per token of every document. Raises what `score` raises."""
         given = as_documents(documents)
@@ -256,7 +271,7 @@ class QRRetriever:
             full = [(places[place], value) for place, value in order]
             full += [(place, -np.inf) for place, document in enumerate(documents) if document.blank]
             found = _listed(documents, full, top_k)
-        logger.info("%d documents ranked by %s in %d prompts.", len(documents), self.overflow, windows)
+        logger.debug("%d documents ranked by %s in %d prompts.", len(documents), self.overflow, windows)
         return Ranking(found, self.overflow, windows, shortened)
 
     def _shorten(self, document: Document, tokens: int) -> Document:

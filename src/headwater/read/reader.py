@@ -23,6 +23,7 @@ THINKING = (
     ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
 )
 OnText = Callable[[str], object]
+Finished = Callable[[int, list[int], float], bool]
 
 
 @dataclass(frozen=True)
@@ -124,18 +125,56 @@ class Reader:
         """
         from headwater.instrument.variants import decode_variants
 
+        def decode(ids: list[int], room: int, finished: Finished) -> list[list[int]]:
+            return decode_variants(self.lm, ids, variants, room, finished)
+
+        return self._together(len(variants), question, documents, decode)
+
+    def read_scaled(
+        self, sets: Sequence[HeadSet | None], question: str, documents: Iterable[DocumentLike] = ()
+    ) -> list[Reading]:
+        """The answer once per head set, heads scaled by its coefficients: all of them in one batch.
+
+        What `read` (without documents: `recall`) gives inside ``hw.scaled(lm, heads)``.
+
+        Args:
+            sets: head sets with coefficients; None for the model as it is.
+            question: the question.
+            documents: what to read, best first; none for the question alone.
+
+        Raises:
+            InputError: as `read` and `recall`, no sets, one without coefficients, or a reader that contrasts two
+                prompts.
+            HeadSetError: a head that the model does not have.
+            ModelError: a model that `headwater.instrument.scaled_variants` cannot run.
+        """
+        from headwater.instrument.scaled_variants import decode_scaled
+
+        def decode(ids: list[int], room: int, finished: Finished) -> list[list[int]]:
+            return decode_scaled(self.lm, ids, sets, room, finished)
+
+        return self._together(len(sets), question, documents, decode)
+
+    def _together(
+        self,
+        count: int,
+        question: str,
+        documents: Iterable[DocumentLike],
+        decode: Callable[[list[int], int, Finished], list[list[int]]],
+    ) -> list[Reading]:
+        """Several answers to one question, out of one batch."""
         shown = as_documents(documents)
         if shown and self._against(question) is not None:
-            raise InputError("A reader that contrasts two prompts reads them one mask at a time: use hw.ablated.")
+            raise InputError("A reader that contrasts two prompts reads them one at a time: use hw.ablated, hw.scaled.")
         ids = self._documents_and(check_query(question), shown) if shown else self._alone(question)
         room = self._room(len(ids))
-        watches = [self._watch(len(ids), None) for _ in variants]
+        watches = [self._watch(len(ids), None) for _ in range(count)]
 
         def finished(place: int, new: list[int], log_probability: float) -> bool:
             watches[place].logs.append(log_probability)
             return watches[place].over(new)
 
-        found = decode_variants(self.lm, ids, variants, room, finished)
+        found = decode(ids, room, finished)
         return [self._reading(len(ids), new, watch, room) for new, watch in zip(found, watches, strict=True)]
 
     def _documents_and(self, question: str, documents: Iterable[DocumentLike]) -> list[int]:

@@ -9,8 +9,8 @@ Everything is a function of its arguments and the seed. Usable with any model; n
 Facts: `RELATIONS`, `countries`, `facts`, `neighbours`, `majority_answer`. Texts: `document`, `documents`, `questions`.
 Examples: `reading_examples` (gold among distractors; about known countries: agreement), `conflict_examples`
 (counterfactual document), `noise_examples` (no document holds the answer), `needle_examples` (a fact in foreign text),
-`hop_examples` (two documents are needed), `ranking_examples` (for rankers and head detectors). Answers: `normalise`,
-`exact_match`, `states`.
+`long_examples` (a fact among many others in one long text), `hop_examples` (two documents are needed),
+`ranking_examples` (for rankers and head detectors). Answers: `normalise`, `exact_match`, `states`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from headwater.data.world.factbook import (
     relations,
 )
 from headwater.data.world.hops import border_document, hop_examples
+from headwater.data.world.long import long_examples
 from headwater.data.world.needle import needle_examples
 from headwater.data.world.wordings import Question, questions
 
@@ -48,6 +49,7 @@ __all__ = [
     "exact_match",
     "facts",
     "hop_examples",
+    "long_examples",
     "majority_answer",
     "needle_examples",
     "neighbours",

@@ -58,6 +58,8 @@ def distractors(
 ) -> list[Document]:
     """`count` documents without any of the answers to `avoid`: half about the asked country, half about the relation.
 
+    Those about the relation are of other countries of the split and, where these are not enough, of known ones.
+
     Raises:
         InputError: the world has fewer of them.
     """
@@ -77,14 +79,21 @@ def distractors(
     chosen = list(own.values())[:others]
     pool = tuple(c for c in (countries(split) + (countries("known") if hard else ())) if c != country)
     order = list(look_alikes(country, tuple(dict.fromkeys(pool))) if hard else draw.sample(pool, len(pool)))
-    for other in order:
-        if len(chosen) == count:
-            break
-        chosen += [d for d in grouped(other) if relation in d.metadata["relations"] and harmless(d)]
+
+    def add(names: list[str]) -> None:
+        for other in names:
+            if len(chosen) == count:
+                break
+            chosen.extend(d for d in grouped(other) if relation in d.metadata["relations"] and harmless(d))
+
+    add(order)
+    if len(chosen) < count:  # drawn only now, so that lists which the split can fill stay what they are
+        more = [other for other in countries("known") if other != country and other not in order]
+        add(draw.sample(more, len(more)))
     if len(chosen) < count:
         raise InputError(
             f"Only {len(chosen)} distractors can be built for {question.text!r} in split {split!r}; "
-            "ask for fewer documents, or hard=True, which draws from the known countries too."
+            "ask for fewer documents."
         )
     return chosen
 
@@ -135,9 +144,10 @@ def ranking_examples(
 ) -> list[RankingExample]:
     """`n` questions with `candidates` documents each, of which one states the answer.
 
-    Half of the distractors state the same relation of other countries of the same split, half state other relations of
-    the asked country; none states the answer. `hard=True` takes the countries from the split and the known ones
-    together, those with look-alike names or in the same region first. `group` is the country.
+    Half of the distractors state the same relation of other countries of the same split (and of known ones, where the
+    split has too few), half state other relations of the asked country; none states the answer. `hard=True` takes the
+    countries from the split and the known ones together, those with look-alike names or in the same region first.
+    `group` is the country.
 
     Raises:
         InputError: for an unknown split, or numbers that cannot be met.

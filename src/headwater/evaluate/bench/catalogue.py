@@ -214,6 +214,7 @@ METHODS: dict[str, Method] = {
     "read": Method(lambda lm, seed, text: readers.FullContext(lm()), READING, "reads all documents"),
     "no-context": Method(lambda lm, seed, text: readers.NoContext(lm()), READING, "answers from memory"),
     "cad": Method(lambda lm, seed, text: readers.ContextAware(lm()), READING, "context-aware decoding, weight 1"),
+    "juice": Method(lambda lm, seed, text: readers.TwoRuns(lm(), text), READING, "JuICE, two runs per token", "HEADS"),
     "qr+read": Method(
         lambda lm, seed, text: readers.RankThenRead(lm(), rankers.HeadRanking(lm())), READING, "reads the 5 best by qr"
     ),

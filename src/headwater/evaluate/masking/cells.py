@@ -59,8 +59,11 @@ def cells(
 ) -> tuple[list[Cell], list[Missing]]:
     """Every cell of an experiment (retrieval_heads.md 8), size by size, and those that cannot be.
 
-    Of each set the top K. With `controls`, for the first set: K random heads outside its top 2K and as many drawn from
-    the layers of its top K, both once per seed; and its bottom K, which only a set with scores of all heads has.
+    Of each set the top K. With `controls`: K random heads outside the first set's top 2K and the top K of every other
+    set, since all of them are compared with random heads; for the first set alone as many drawn from the layers of its
+    top K, outside its top 2K; both once per seed; and its bottom K, which only a set with scores of all heads has.
+    Where just K or fewer heads are left outside, so that every draw would be the same, random heads are drawn outside
+    the top K of all sets, and where that leaves too few as well, outside the first set's top K.
 
     Args:
         lm: the model.
@@ -94,25 +97,37 @@ def cells(
     for k in sorted(sizes):
         found += [Cell(TOP, name, k, [order[:k]]) for name, order in orders.items()]
         if controls:
-            _add_controls(lm, first, sets[first], orders[first], k, seeds, found, missing)
+            _add_controls(lm, first, sets[first], list(orders.values()), k, seeds, found, missing)
     return found, missing
+
+
+def _never_drawn(total: int, orders: Sequence[Sequence[Head]], k: int) -> list[Head]:
+    """The heads that the controls of sets, given in their orders, stay outside of; the first is controlled for."""
+    own, *others = orders
+    tops = [head for order in others for head in order[:k]]
+    for outside in ([*own[: 2 * k], *tops], [*own[:k], *tops]):
+        if total - len(set(outside)) > k:
+            return list(dict.fromkeys(outside))
+    return list(own[:k])
 
 
 def _add_controls(
     lm: LanguageModel,
     name: str,
     heads: HeadSet,
-    order: Sequence[Head],
+    orders: Sequence[Sequence[Head]],
     k: int,
     seeds: Sequence[int],
     found: list[Cell],
     missing: list[Missing],
 ) -> None:
-    """Random, layer-matched and bottom heads of one size; what cannot be drawn goes to `missing`."""
-    top, outside = order[:k], order[: 2 * k]
+    """Random, layer-matched and bottom heads of one size, for the first order; what cannot be drawn goes to `missing`."""
+    order, total = orders[0], len(lm.anatomy.all_heads)
+    top = order[:k]
+    outside, own = _never_drawn(total, orders, k), _never_drawn(total, orders[:1], k)
     draws: dict[str, Callable[[int], RandomHeads]] = {
         RANDOM: lambda seed: RandomHeads(k, seed, exclude=outside),
-        MATCHED: lambda seed: RandomHeads(seed=seed, exclude=outside, like=top),
+        MATCHED: lambda seed: RandomHeads(seed=seed, exclude=own, like=top),
     }
     for role, detector in draws.items():
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from headwater.evaluate.masking.cells import TOP, Cell
+from headwater.evaluate.masking.cells import RANDOM, TOP, Cell
 from headwater.evaluate.masking.settings import Settings
 
 UNMASKED = "unmasked"
@@ -17,10 +17,24 @@ def compared(names: Mapping[str, Cell]) -> list[list[str]]:
     return [[name for name, cell in names.items() if cell.k == k] for k in sizes]
 
 
+def against_random(names: Mapping[str, Cell]) -> list[list[str]]:
+    """For each K the random heads, then all others; no K of which none could be drawn."""
+    found = []
+    for group in compared(names):
+        drawn = [name for name in group if names[name].role == RANDOM]
+        if drawn:
+            found.append([*drawn, *(name for name in group if name not in drawn)])
+    return found
+
+
 def rows(task: str, found: Mapping[str, Any], names: Mapping[str, Cell], settings: Settings) -> list[dict[str, Any]]:
-    """The headline metric of each cell, with its differences to the whole model and to the first set's top K."""
+    """The headline metric of each cell, with its differences to the whole model, to the first set's top and to random.
+
+    Random heads are as many.
+    """
     metric = found["metrics"][0]
     tops = {group[0] for group in compared(names)}
+    random_of = {names[group[0]].k: group[0] for group in against_random(names)}
     gaps = {(row["system"], row["baseline"]): row for row in found["differences"] if row["metric"] == metric}
     out = []
     for name, system in found["systems"].items():
@@ -40,6 +54,7 @@ def rows(task: str, found: Mapping[str, Any], names: Mapping[str, Cell], setting
                 **system["metrics"][metric],
                 "minus_unmasked": gaps.get((name, UNMASKED)),
                 "minus_top": None if name in tops else gaps.get((name, str(top))),
+                "minus_random": None if cell is None else gaps.get((name, random_of.get(cell.k, ""))),
             }
         )
     return out

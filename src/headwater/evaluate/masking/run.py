@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import headwater
-from headwater.errors import InputError
+from headwater.data.documents import Document
+from headwater.errors import InputError, InsufficientMemoryError
 from headwater.evaluate.bench.cost import Cost, measured
 from headwater.evaluate.bench.records import file_stem
 from headwater.evaluate.bench.run import record_of, run_items, write_items
@@ -27,7 +28,7 @@ from headwater.evaluate.bench.summary import Results, summarise_task
 from headwater.evaluate.files import Lines, made_with, same_run, write_json
 from headwater.evaluate.main_job import Progress, no_progress
 from headwater.evaluate.masking.cells import Cell, cells, default_sizes
-from headwater.evaluate.masking.rows import UNMASKED, compared, rows
+from headwater.evaluate.masking.rows import UNMASKED, against_random, compared, rows
 from headwater.evaluate.masking.settings import CLOSED_BOOK, Settings, masked_task
 from headwater.evaluate.metrics import require
 from headwater.evaluate.systems.readers import FullContext, NoContext, PlainModel
@@ -35,6 +36,7 @@ from headwater.evaluate.systems.system import System
 from headwater.evaluate.tasks.task import Task, sample
 from headwater.headset import Head, HeadSet
 from headwater.instrument.outputs import ablated, reference_means, replaced
+from headwater.read.reader import Reader
 
 if TYPE_CHECKING:
     from headwater.model.lm import LanguageModel
@@ -86,8 +88,8 @@ def run(
     for task, items in loaded:
         same_run(folder / "items" / f"{task.name}.json", task.definition)
         write_items(folder, task, items)
-        if settings.phase == "decode" and settings.mode == "zero" and not lm.anatomy.headless:
-            records = _together(folder, task, items, masks, lm, progress)
+        if task.kind == "reading" and settings.mode == "zero" and not lm.anatomy.headless:
+            records = _together(folder, task, items, masks, settings.phase, lm, progress)
         else:
             records = {}
             for stem, heads in masks.items():
@@ -98,7 +100,7 @@ def run(
         if why is not None:
             summary["not_run"].append({"task": task.name, "system": "all", "why": why})
             continue
-        found = summarise_task(task, items, results, (UNMASKED,), compared(names))
+        found = summarise_task(task, items, results, (UNMASKED,), [*compared(names), *against_random(names)])
         summary["tasks"][task.name] = found
         summary["rows"] += rows(task.name, found, names, settings)
     for gap in missing:
@@ -198,10 +200,11 @@ def _together(
     task: Task,
     items: Sequence[Any],
     masks: Mapping[str, Sequence[Head]],
+    phase: str,
     lm: LanguageModel,
     progress: Progress,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Item by item, all masks that are left behind one prefill; each is charged its share of the cost."""
+    """Item by item, all masks that are left in one batch; each is charged its share of the cost."""
     lines = {stem: Lines(folder / "queries" / task.name / f"{stem}.jsonl") for stem in masks}
     reader, step = FullContext(lm).reader, progress(f"{task.name}: {len(masks)} masks together")
     for done, item in enumerate(items):
@@ -210,12 +213,11 @@ def _together(
         if not left:
             continue
         documents = () if task.name == CLOSED_BOOK else item.documents
-        answers: list[str | None] = [None] * len(left)
+        answers: Sequence[str | None] = [None] * len(left)
         error = None
         with measured(lm) as cost:
             try:
-                said = reader.read_without([masks[stem] for stem in left], item.question, documents)
-                answers = [reading.text for reading in said]
+                answers = _answers(reader, [masks[stem] for stem in left], phase, item.question, documents)
             except InputError as raised:
                 error = str(raised)
         share = Cost(cost.seconds / len(left), _part(cost.tokens, left), _part(cost.flops, left), cost.peak_bytes)
@@ -223,6 +225,26 @@ def _together(
             lines[stem].add(record_of(task, item, answer, error, {}, share))
     step(len(items), len(items))
     return {stem: [written.done[item.id] for item in items] for stem, written in lines.items()}
+
+
+def _answers(
+    reader: Reader, masks: Sequence[Sequence[Head]], phase: str, question: str, documents: Sequence[Document]
+) -> list[str]:
+    """The answer without each of the masks' heads, as many of them at once as fit the memory."""
+    try:
+        if phase == "decode":  # the prompt is read once for all of them
+            said = reader.read_without(masks, question, documents)
+        else:
+            zeros = [HeadSet(heads, [0.0] * len(heads)) if heads else None for heads in masks]
+            said = reader.read_scaled(zeros, question, documents)
+    except InsufficientMemoryError:
+        if len(masks) == 1:
+            raise
+        half = len(masks) // 2
+        return [
+            text for part in (masks[:half], masks[half:]) for text in _answers(reader, part, phase, question, documents)
+        ]
+    return [reading.text for reading in said]
 
 
 def _part(whole: int | None, among: Sequence[str]) -> int | None:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from headwater.evaluate.systems.system import ModelSystem, System
 from headwater.evaluate.tasks.task import ChoiceItem, RankingItem, ReadingItem, Task, TextItem, TextLoss
+from headwater.headset import HeadSet
 from headwater.read.context_aware import ContextAwareReader
+from headwater.read.juice import JuiceReader
 from headwater.read.likelihood import continuation_log_probabilities, text_loss
 from headwater.read.reader import Reader
 
@@ -55,6 +57,25 @@ class ContextAware(FullContext):
     def describe(self) -> dict[str, Any]:
         """The weight."""
         return {"weight": self.weight}
+
+
+class TwoRuns(FullContext):
+    """JuICE with two runs per token (arXiv 2503.10996), twice the cost of reading, with documents and without.
+
+    Args:
+        lm: the model.
+        heads: file of a head set with coefficients, as `headwater heads find --method juice` writes.
+    """
+
+    def __init__(self, lm: LanguageModel, heads: str) -> None:
+        """Read the set, prepare the reader."""
+        super().__init__(lm)
+        self.heads = HeadSet.load(heads)
+        self.reader = JuiceReader(lm, self.heads)
+
+    def describe(self) -> dict[str, Any]:
+        """Heads and coefficients."""
+        return {"heads": str(self.heads), "coefficients": self.heads.coefficients}
 
 
 class RankThenRead(FullContext):

@@ -1,0 +1,1 @@
+"""PEAR against its controls and rivals: questions, treatments, answers, and what the answers amount to."""
