@@ -16,7 +16,9 @@ cache) in interleaved rounds whose order alternates.
 from __future__ import annotations
 
 import argparse
+import shlex
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -125,9 +127,8 @@ def finding(lm: LanguageModel, repeats: int) -> Json:
     for mode, contestants in engines.items():
         naive = Naive(lm, mode)
         contestants = {NAIVE: lambda naive=naive: naive.changes(ids, targets), **contestants}  # type: ignore[misc]
-        for name, work in contestants.items():
-            if name != NAIVE:
-                work()  # warm-up
+        for work in contestants.values():
+            work()  # warm-up
         taken: dict[str, list[float]] = {name: [] for name in contestants}
         found: dict[str, torch.Tensor] = {}
         for _ in range(repeats):
@@ -272,7 +273,8 @@ def main() -> None:
     args = cli.parse_args()
     torch.set_num_threads(args.threads)
     settings = {name: getattr(args, name) for name in ("repeats", "rounds", "within", "steps")}
-    report: Json = {"made": made_with("python -m benchmarks.pear", "random Llama and tiny", 0, **settings)}
+    command = shlex.join(["python", "-m", "benchmarks.pear", *sys.argv[1:]])
+    report: Json = {"made": made_with(command, "random Llama and tiny", 0, **settings)}
     lm = hw.load("tiny")
     heads = HeadSet.load(args.heads) if args.heads else hw.Pear(top_k=args.top_k, steps=args.steps).fit(lm)
     report["folding"] = folding(heads, args.rounds, args.within)

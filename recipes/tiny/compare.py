@@ -2,7 +2,8 @@
 
 python -m recipes.tiny.compare --models FOLDER [--n 100] [--page docs/results/variants.md]
 
-FOLDER is the --output of `recipes.tiny.variants`; variants that are not in it are left out.
+FOLDER is the --output of `recipes.tiny.variants`; variants that are not in it are left out. What is measured of one
+stays in its folder (measured.json) and is not measured again.
 """
 
 from __future__ import annotations
@@ -44,8 +45,14 @@ def measured(folder: Path, n: int) -> Json:
     config = json.loads((folder / "variant.json").read_text(encoding="utf-8"))
     known = {country: known_facts()[country] for country in config["remembered"]}
     lm = hw.load(folder, dtype="float32")
-    return {
+    kept = folder / "measured.json"
+    if kept.exists():
+        found: Json = json.loads(kept.read_text(encoding="utf-8"))
+        if (found["fingerprint"], found["n"]) == (lm.fingerprint, n):
+            return found
+    found = {
         "config": config,
+        "n": n,
         "fingerprint": lm.fingerprint,
         "heads": len(lm.anatomy.all_heads),
         "log": read_log(folder / "log.jsonl"),
@@ -56,6 +63,8 @@ def measured(folder: Path, n: int) -> Json:
         "noise": evaluate.noise(lm, n, known),
         "ranking": evaluate.ranking(lm, n, CANDIDATES),
     }
+    write_json(kept, found)
+    return json.loads(kept.read_text(encoding="utf-8"))  # keys as text, as when it is read again
 
 
 def finished(folder: Path) -> bool:

@@ -8,13 +8,18 @@ not in it are left out, the embedded model is always measured. Every seed has ne
 text about real countries. A pair are two folders of one shape, a model before and after further training (or "tiny");
 `llama-weak`, `llama-even` and `llama-strong` began as one model and are paired with each other. Finished detections
 stay in --work.
+
+`recipes.tiny.small` and `recipes.tiny.model` plant copying heads at fixed places before training, so where models
+agree they do so partly by construction. Every variant is therefore paired with its own first weights.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import random
+import shlex
 from collections.abc import Callable, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -33,11 +38,13 @@ from headwater.headset.agreement import agreement, agreement_of_pairs, chance_ov
 from headwater.model.lm import LanguageModel
 from recipes.tiny.compare import finished
 from recipes.tiny.invent import Inventor
+from recipes.tiny.small import build
 from recipes.tiny.text import unseen
 from recipes.tiny.variants import VARIANTS
 
 Json = dict[str, Any]
 EMBEDDED = "tiny"
+FIRST = "first weights"
 ONE_START = ("llama-weak", "llama-even", "llama-strong")
 COPYING, READING = "retrieval", "query-focused"
 THRESHOLDS = (0.1, 0.5)
@@ -53,7 +60,7 @@ def needles(seed: int, count: int) -> list[Needle]:
     text = "\n".join(built_in_haystack("detection")).casefold()
     out: list[Needle] = []
     while len(out) < count:
-        relation = world.RELATIONS[RELATIONS[len(out) % len(RELATIONS)]]
+        relation = world.RELATIONS[RELATIONS[(seed * count + len(out)) % len(RELATIONS)]]
         country, *answer = (inventor.syllables(draw) for _ in range(3))
         said = " ".join(answer)
         if said.casefold() in text or country.casefold() in text or unseen().search(f"{country} {said}"):
@@ -212,8 +219,18 @@ def pairs_of(given: Sequence[str]) -> dict[str, tuple[str, str]]:
         before, equals, after = text.partition("=")
         if not (before and equals and after):
             raise ValueError(f"--pair takes BEFORE=AFTER, got {text!r}")
-        out[f"{Path(before).name} → {Path(after).name}"] = (before, after)
+        name = f"{Path(before).name} → {Path(after).name}"
+        if name in out:
+            raise ValueError(f"two pairs are called {name}; rename a folder")
+        out[name] = (before, after)
     return out
+
+
+def first_weights(folder: str, trained: LanguageModel) -> LanguageModel:
+    """A variant as it was before its first step."""
+    made = json.loads((Path(folder) / "variant.json").read_text(encoding="utf-8"))
+    model = build(made["architecture"], trained.model.config.vocab_size, made["seed"])
+    return hw.load(model=model.eval(), tokenizer=trained.tokenizer)
 
 
 def main() -> None:
@@ -236,23 +253,32 @@ def main() -> None:
         cli.error(str(error))
     folders: dict[str, str] = {EMBEDDED: EMBEDDED}
     if args.models is not None:
-        folders |= {name: str(args.models / name) for name in VARIANTS if finished(args.models / name)}
+        variants = {name: str(args.models / name) for name in VARIANTS if finished(args.models / name)}
+        if not variants:
+            cli.error(f"{args.models} holds none of the variants {', '.join(VARIANTS)}, trained to the end")
+        folders |= variants
     start = [name for name in ONE_START if name in folders]
     own = {f"{a}, {b} (one start)": (folders[a], folders[b]) for a, b in combinations(start, 2)}
+    own |= {f"{n}: {FIRST} → trained": (f"{folders[n]}: {FIRST}", folders[n]) for n in folders if n != EMBEDDED}
     sizes = {"seeds": args.seeds, "needles": args.needles, "examples": args.examples}
-    same_run(args.work / "config.json", {"needles": args.needles, "examples": args.examples, "grid": [LENGTHS, DEPTHS]})
-    lines = Lines(args.work / "scores.jsonl")
+    grid = {"lengths": LENGTHS, "depths": DEPTHS, "buffer": BUFFER, "new_tokens": NEW_TOKENS, "candidates": CANDIDATES}
+    config = {"needles": args.needles, "examples": args.examples, **grid, "headwater": hw.__version__}
+    words = ["python -m recipes.tiny.universal", *(["--models FOLDER"] if args.models is not None else [])]
+    words += [f"--pair {shlex.quote(each)}" for each in args.pair]
     found: Json = {}
-    wanted = dict.fromkeys(
-        [*folders.values(), *(folder for pair in [*own.values(), *pairs.values()] for folder in pair)]
-    )
+    wanted = dict.fromkeys([*folders.values(), *(folder for pair in pairs.values() for folder in pair)])
     try:
+        same_run(args.work / "config.json", config)
+        lines = Lines(args.work / "scores.jsonl")
         for folder in wanted:
             lm = hw.load(folder, dtype="float32")
             found[folder] = detected(lm, lines, args.seeds, args.needles, args.examples)
+            if folder in folders.values() and folder != EMBEDDED:
+                before = first_weights(folder, lm)
+                found[f"{folder}: {FIRST}"] = detected(before, lines, args.seeds, args.needles, args.examples)
             print(folder, "done", flush=True)
         result: Json = {
-            "made": made_with("python -m recipes.tiny.universal", "small models", 0, **sizes),
+            "made": made_with(" ".join(words), "small models", 0, **sizes),
             "models": {name: described(found[folder]) for name, folder in folders.items()},
             "pairs": {name: compared(found[a], found[b]) for name, (a, b) in {**own, **pairs}.items()},
         }

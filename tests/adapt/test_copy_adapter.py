@@ -6,10 +6,13 @@ import pytest
 import torch
 
 import headwater as hw
+from families import family_model
 from headwater.adapt.copy_adapter import copying_adapter
 from headwater.adapt.pear import copying_loss
 from headwater.errors import ModelError
-from headwater.model.anatomy import output_projections
+from headwater.model.adapter import adapted
+from headwater.model.anatomy import FAMILIES, output_projections, value_rows
+from models import byte_tokenizer
 from planted_suppressor import copying_lm
 
 pytest.importorskip("peft")
@@ -60,3 +63,24 @@ def test_a_model_with_an_adapter_is_refused():
         copying_adapter(tuned, pear(steps=1)),
     ):
         pass
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox"])
+def test_fused_projections_elsewhere_do_not_hold_it_back(family):
+    """Where query, key and value are one projection, its value rows stay; output projections have no such rows."""
+    lm = hw.load(model=family_model(family), tokenizer=byte_tokenizer())
+    with copying_adapter(lm, pear(steps=2, length=8, batch=4, warmup=0)) as tuned:
+        factors = [p for name, p in tuned.model.named_parameters() if ".lora_B." in name]
+        assert len(factors) == len(output_projections(lm.model))
+        assert all((p != 0).all() for p in factors), "every row of an output projection learns"
+    (own,) = FAMILIES[lm.anatomy.family].query_key
+    names = [name for name, _ in lm.model.named_modules() if name.rpartition(".")[2] == own]
+    rows = value_rows(lm.anatomy)
+    assert rows
+    with adapted(lm, names, 1, 1.0, 0) as tuned:
+        ids = torch.randint(2, 200, (2, 12), generator=torch.Generator().manual_seed(0))
+        copying_loss(tuned, ids, 4).backward()
+        for name, factor in tuned.model.named_parameters():
+            if ".lora_B." in name:
+                assert factor.grad.any()
+                assert not factor.grad[list(rows)].any()

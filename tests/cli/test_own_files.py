@@ -106,6 +106,19 @@ def test_a_trec_run_is_ranked_again_and_resumes(call: Any, tmp_path: Path, model
     assert "delete this one" in other.stderr
     (tmp_path / "ranked.trec.part.json").unlink()
     assert output.read_text() == whole
+    corpus = tmp_path / "corpus.jsonl"
+    text = corpus.read_text()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("headwater.rank.qr.QRRetriever.rank", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        call(*arguments)
+    assert (tmp_path / "ranked.trec.part.json").exists()
+    corpus.write_text(text.replace(json.loads(text.splitlines()[0])["text"], "something else"))
+    changed = call(*arguments)
+    assert changed.exit_code == 2
+    assert "documents=" in changed.stderr
+    corpus.write_text(text)
+    assert call(*arguments).exit_code == 0
+    assert output.read_text() == whole
     plan = json.loads(call(*arguments, "--dry-run", "--json").stdout)
     assert plan["documents"] == 4
     assert plan["fits"] is True

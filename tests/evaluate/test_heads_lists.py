@@ -96,7 +96,12 @@ def test_the_planted_head_ranks_in_every_order(lm, data, sets, tmp_path):
     assert found["found"] == 1
     assert all(interval["mean"] == 1 for interval in found["sets"][QR].values())
     assert found[KEYWORDS]["mean"] == pytest.approx(1 / np.log2(5), abs=1e-6)  # the relevant one is the fourth
-    assert found["minus"][QR][KEYWORDS]["mean"] == pytest.approx(1 - 1 / np.log2(5), abs=1e-6)
+    assert set(found["minus"][QR]) == {"reversed", "shuffled"}
+    for order, gaps in found["minus"][QR].items():
+        assert gaps[KEYWORDS]["mean"] == pytest.approx(1 - 1 / np.log2(5), abs=1e-6)
+        assert gaps[ALL]["mean"] == pytest.approx(1 - found["sets"][ALL][order]["mean"])
+        assert QR not in gaps
+        assert found["minus"][RANDOM][order][QR]["mean"] == pytest.approx(1 - found["sets"][RANDOM][order]["mean"])
     assert set(found["sets"][RANDOM]) == {"reversed", "given", "shuffled"}
     lines = [json.loads(line) for line in (tmp_path / "collection-dl19.jsonl").read_text(encoding="utf-8").splitlines()]
     for item, line in zip(dl.items, lines, strict=True):  # the slow way: a ranker per set and order
@@ -123,6 +128,17 @@ def test_a_stopped_collection_goes_on(lm, data, sets, tmp_path, monkeypatch):
     monkeypatch.setattr(heads_lists, "head_scorer", counted)
     assert ranked_collection(lm, tmp_path, dl, sets, SMALL, no_progress) == whole
     assert len(asked) == 2 * 4
+    first = dl.items[0]
+    swapped = replace(first, documents=[*first.documents[1:], hw.Document("new", id=first.documents[0].id)])
+    grades = {name: {**row, "another": 1} for name, row in dl.task.grades.items()}
+    for other in (replace(dl, items=[swapped, *dl.items[1:]]), replace(dl, items=dl.items[1:])):
+        with pytest.raises(InputError, match="another output folder"):
+            ranked_collection(lm, tmp_path, other, sets, SMALL, no_progress)
+    with pytest.raises(InputError, match="sets="):
+        ranked_collection(lm, tmp_path, dl, {**sets, QR: HeadSet([(2, 2)])}, SMALL, no_progress)
+    monkeypatch.setattr(dl.task, "grades", grades)
+    with pytest.raises(InputError, match="items="):
+        ranked_collection(lm, tmp_path, dl, sets, SMALL, no_progress)
 
 
 def test_a_query_without_candidates_counts_zero(lm, data, sets, tmp_path):
@@ -139,6 +155,8 @@ def test_own_heads_are_found_once(lm, data, tmp_path, monkeypatch):
     assert first.top(1).heads == [PLANTED]
     monkeypatch.setattr(heads_lists.QueryFocusedHeads, "score", None)
     np.testing.assert_array_equal(own_heads(lm, tmp_path, nq, SMALL, no_progress).scores, first.scores)
+    with pytest.raises(InputError, match="another output folder"):
+        own_heads(lm, tmp_path, replace(nq, examples=nq.examples[1:]), SMALL, no_progress)
 
 
 def test_deep_heads_cost_more_and_everyone_reads_the_same(tmp_path, monkeypatch):
@@ -194,6 +212,24 @@ def test_the_order_of_the_scorer_is_that_of_the_ranker(lm):
         np.testing.assert_allclose(found, slow, atol=1e-7)
 
 
+def test_sets_rank_with_the_switches_they_were_found_with(lm):
+    examples = planted_examples(4, 5, seed=2)
+    sets = {
+        QR: hw.QueryFocusedHeads(top_k=2).find(lm, examples),
+        "contrastive": hw.ContrastiveHeads(top_k=2).find(lm, examples),
+        "body": hw.QueryFocusedHeads(top_k=3, doc_span="body", null_query="").find(lm, examples),
+        "weighted": HeadSet([(0, 1), (2, 0)], [0.2, 3.0]),
+    }
+    example = planted_examples(1, 5, seed=9)[0]
+    found = head_scorer(lm, sets)(example.query, list(example.documents))
+    assert list(found) == list(sets)
+    for name, heads in sets.items():
+        slow = hw.QRRetriever(lm, heads).score(example.query, example.documents)
+        np.testing.assert_allclose(found[name], slow, atol=1e-7)
+    other = hw.QRRetriever(lm, sets["contrastive"].heads).score(example.query, example.documents)
+    assert not np.allclose(found["contrastive"], other, atol=1e-5), "the switches change nothing here"
+
+
 def test_tables_of_collections_and_costs(lm, data, sets, tmp_path):
     found = {
         each.name: ranked_collection(lm, tmp_path, each, sets, SMALL, no_progress) for each in collections(data, SMALL)
@@ -204,19 +240,27 @@ def test_tables_of_collections_and_costs(lm, data, sets, tmp_path):
     result["sets"] = {ALL: row, QR: row, **{f"{n} examples, draw 0": row for n in (8, 16, 32, 64, 128)}}
     summary = {
         "top_k": 1,
-        "results": {"20 candidates": result, "50 candidates": result, "lengths": {"512": {**result, "documents": 9.0}}},
+        "results": {
+            "20 candidates": result,
+            "50 candidates": result,
+            "lengths": {"512": {**result, "documents": 9.0, "known": 0.25}},
+        },
         "collections": found,
         "cost": {"layers": {QR: 2}, "lists": {"20": {"tokens": 99, "sets": {QR: {"flops": 2e9, "seconds": 0.1}}}}},
         "masked": {},
         "overlap": empty,
         "stability": {},
+        "not_run": {},
         "config": {"fingerprint": "x"},
-        "made": {"command": "c", "model": "m", "versions": {}, "date": "2026-01-01T"},
+        "made": {"command": "c", "model": "m", "versions": {}, "machine": {"threads": 3}, "date": "2026-01-01T"},
     }
     written = tables(summary)
-    assert "| query-focused | 1.000 [1.000, 1.000] |" in written["collections"]
+    assert "| query-focused | best last | 1.000 [1.000, 1.000] |" in written["collections"]
+    assert "| query-focused | shuffled | 1.000 [1.000, 1.000] |" in written["collections"]
     assert "**dl20**: 5 queries" in written["collections"]
     assert written["orders"].count("\n") == 1 + 3 * 3
     assert "best last minus shuffled" in written["orders"]
     assert "| query-focused | 2 | 2.0 G, 0.10 s |" in written["cost"]
+    assert "Measured on: threads 3." in written["cost"]
+    assert "512 tokens (9 documents, 25% of known countries)" in written["lengths"]
     assert "collections" not in tables({**summary, "collections": {}})

@@ -30,6 +30,7 @@ SMALL_RUN = Settings(
     near=5,
     examples=2,
     candidates=3,
+    scorer_candidates=2,
     random_sets=2,
     overflow=("tournament", "anchors"),
     costed=1,
@@ -71,6 +72,7 @@ def test_every_table_is_written(finished: Any) -> None:
         assert written["long_recall"].count(f"| {name} |") == 1
         assert written["long_answers"].count(f"| {name} |") == 1
     assert "| 1,500 tokens | full context |" in written["long_costs"]
+    assert "with 3 documents each; the smaller model's with 2 |" in written["long_made"]
     assert {line.count("|") for line in written["long_answers"].splitlines()} == {6}
 
 
@@ -123,6 +125,8 @@ def test_a_text_longer_than_the_model_is_cut_and_ranked_in_windows(
     summary = long_job.run(lm, tmp_path, settings)
     result = summary["results"]["1500"]
     assert result["shortened"] == 2
+    assert result["windows"] == {QR: 2, ALL: 2}
+    assert f"1,500 tokens, {QR}: 2 of 2" in tables(summary)["long_made"]
     records = [json.loads(line) for line in (tmp_path / "text-1500.jsonl").read_text(encoding="utf-8").splitlines()]
     for record in records:
         assert sorted(record["orders"][QR]) != []
@@ -138,12 +142,13 @@ def test_rankers_order_as_each_of_them_alone() -> None:
     rankers.add(lm, sets[QR])
     for example in planted_examples(6):
         documents = as_documents(example.documents)
-        orders, costs = rankers.orders(example.query, documents)
+        orders, costs, ways = rankers.orders(example.query, documents)
         assert orders[QR][0] == orders[SMALL][0] == example.relevant[0]  # type: ignore[index]
         for name, heads in sets.items():
             ranked = hw.QRRetriever(lm, heads).rank(example.query, documents)
             assert orders[name] == [each.index for each in ranked]
         assert list(costs) == [SMALL]
+        assert set(ways.values()) == {"one prompt"}
         assert costs[SMALL]["tokens"] > 0
     spent = rankers.costs(example.query, documents)
     assert spent[QR]["flops"] < spent[ALL]["flops"], "the planted head is not in the last layer"

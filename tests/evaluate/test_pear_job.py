@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from headwater.adapt.pear import Pear
 from headwater.errors import InputError
 from headwater.evaluate import pear_job
 from headwater.evaluate.pear import questions, rows
@@ -46,7 +49,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "results" / "pear.md"
 
 
 def known(*_: Any) -> tuple[list[Any], list[Any], dict[str, int]]:
-    return FACTS[:2], FACTS[2:], {"asked": 9, "known": 3}
+    return FACTS[:2], FACTS[2:], {"asked": 9, "tested": 2, "development": 1, "guessed": 0.25}
 
 
 def found(self: SuppressionHeads, *_: Any, **__: Any) -> HeadScores:
@@ -142,9 +145,52 @@ def test_a_second_run_asks_nothing(finished, lm, monkeypatch) -> None:
 
 
 def test_a_model_that_knows_nothing(lm, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(questions, "known_facts", lambda *_: ([], [], {"asked": 9, "known": 0}))
+    counts = {"asked": 9, "tested": 0, "development": 0, "guessed": 0.25}
+    monkeypatch.setattr(questions, "known_facts", lambda *_: ([], [], counts))
     summary = pear_job.run(lm, tmp_path, SMALL)
     assert "left out" in summary["rivals"]
     assert questions.CLOSED not in summary["results"]
+    assert questions.ASKED in summary["results"], "facts as they come are asked all the same"
     written = tables(summary)
     assert any("knows none of these facts" in text for text in written.values())
+    assert "25.0%" in written[f"{tmp_path.name}-sizes"]
+
+
+def test_other_heads_under_the_same_name_are_refused(finished, lm, tmp_path: Path) -> None:
+    folder = tmp_path / "pear"
+    shutil.copytree(finished[0], folder)
+    path = folder / "treatments.jsonl"
+    path.write_text(path.read_text(encoding="utf-8").replace("[0.5", "[0.4"), encoding="utf-8")
+    with pytest.raises(InputError, match=r"'top heads at 0\.5' with other heads or coefficients; delete"):
+        pear_job.run(lm, folder, SMALL)
+    shutil.rmtree(folder)
+    shutil.copytree(finished[0], folder)
+    for learned in (folder / "heads").glob("learned-*.json"):
+        learned.unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        own = Pear.__post_init__
+
+        def faster(self: Pear) -> None:
+            own(self)
+            self.learning_rate, self.warmup = 0.5, 0
+
+        patch.setattr(Pear, "__post_init__", faster)
+        with pytest.raises(InputError, match="holds answers of 'PEAR 1' with other heads"):
+            pear_job.run(lm, folder, SMALL)
+
+
+def test_more_than_half_of_the_heads_are_refused_at_once(lm, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="give 8 or less"):
+        pear_job.run(lm, tmp_path / "new", replace(SMALL, top_k=9))
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(InputError, match="top_k must be at least 1"):
+        replace(SMALL, top_k=0)
+
+
+def test_a_model_of_which_no_head_suppresses_is_marked(finished) -> None:
+    _, summary = finished
+    detected = {name: [{**one, "suppressing": 0} for one in seeds] for name, seeds in summary["detected"].items()}
+    written = tables({**summary, "detected": detected})
+    assert "none suppresses; the nearest: " in written["heads"]
+    assert "| PEAR (no head suppresses in 2 of 2 seeds) * |" in written["reading"]
+    assert "no head suppresses" not in tables(summary)["reading"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,24 @@ import pytest
 
 import headwater as hw
 from headwater.data import world
-from headwater.errors import InputError
-from headwater.evaluate.pear import questions
+from headwater.data.world.wordings import accepted
+from headwater.errors import InputError, ModelError
+from headwater.evaluate.pear import questions, rivals
 from headwater.evaluate.pear.answers import Answers, content
 from headwater.evaluate.pear.choice import choose_set, score
-from headwater.evaluate.pear.questions import CLOSED, CONFLICT, FEW, FIRST, HARMLESS, LAST, MANY, NOISE, Item
+from headwater.evaluate.pear.questions import ASKED, CLOSED, CONFLICT, FEW, FIRST, HARMLESS, LAST, MANY, NOISE, Item
 from headwater.evaluate.pear.settings import Settings
-from headwater.evaluate.pear.summary import DOCUMENT, ELSE, LENGTH, REGRESSION, REMEMBERED, measure, summarise
+from headwater.evaluate.pear.summary import (
+    DOCUMENT,
+    ELSE,
+    F1,
+    LENGTH,
+    REGRESSION,
+    REMEMBERED,
+    SUBSPAN,
+    measure,
+    summarise,
+)
 from headwater.headset import HeadSet
 from headwater.prompt import prompt_template
 from headwater.read.reader import Reader
@@ -47,7 +59,9 @@ def test_reading_items_hold_the_gold_document_where_it_should_be(built) -> None:
 
 
 def test_items_about_memory(built) -> None:
-    assert [len(built[name]) for name in (CONFLICT, CLOSED, NOISE, HARMLESS)] == [5, 5, 5, 5]
+    assert [len(built[name]) for name in (CONFLICT, ASKED, CLOSED, NOISE, HARMLESS)] == [5, 5, 5, 5, 5]
+    assert {item.group for item in built[ASKED]} != {item.group for item in built[CLOSED]}
+    assert all(item.documents == () for item in built[ASKED])
     asked = [item.id for item in built[CLOSED]]
     assert len(set(asked)) == 5
     wordings = [int(name.rsplit("/", 1)[1]) for name in asked]
@@ -76,18 +90,29 @@ def test_long_lists_are_halved_until_they_fit(lm, built) -> None:
     assert many == 2
     assert {len(item.documents) for item in built[MANY]} == {2}
     assert built[CONFLICT] == built[CLOSED] == []
+    assert len(built[ASKED]) == 5
 
 
 def test_known_facts_are_parted_by_country(lm, monkeypatch) -> None:
-    answers = {q.text: q.answers[0] for w in range(4) for q in world.questions("known", wording=w)}
+    answers = {q.text: q.answers[0] for q in world.questions("known", wording=0)}
+    unseen = {q.text: q.answers[0] for q in world.questions("held_out", wording=0)}
+    asked = []
 
     def said(_, texts, __):
-        return [answers[text] if len(text) % 2 else "nothing" for text in texts]
+        asked.extend(text for text in texts if text in unseen)
+        right = answers | {text: unseen[text] for text in asked[:125]}
+        return [right.get(text, "nothing") if len(text) % 2 or text in unseen else "nothing" for text in texts]
 
     monkeypatch.setattr(questions, "recalled", said)
     tested, chosen, counts = questions.known_facts(lm, SMALL, lambda done, total: None)
     assert counts["asked"] == questions.CHUNK, "enough are known by then"
-    assert counts["known"] == len(tested) + len(chosen)
+    assert (counts["tested"], counts["development"]) == (len(tested), len(chosen))
+    assert (len(asked), counts["guessed"]) == (500, 0.25)
+    for country, relation in [*tested, *chosen]:
+        right = accepted(relation, world.facts(country)[relation])
+        assert not world.exact_match(world.majority_answer(relation), right), "a guess gets this right"
+    asked_as_they_come = questions.every_fact(SMALL)
+    assert {c for c, _ in tested}.isdisjoint(c for c, _ in asked_as_they_come[1])
     assert {country for country, _ in tested}.isdisjoint(country for country, _ in chosen)
     assert len(tested) > 2 * len(chosen) > 0
 
@@ -158,8 +183,11 @@ def test_measures_by_hand() -> None:
     assert values[DOCUMENT]["vanilla"].tolist() == [[0, 1]]
     assert values[REMEMBERED]["vanilla"].tolist() == [[1, 0]]
     assert values[ELSE]["PEAR"].tolist() == [[0, 0], [1, 0]]
-    assert values[REGRESSION]["vanilla"].tolist() == [[1, 0, 0]]
-    assert values[REGRESSION]["PEAR"].tolist() == [[0, 0], [1, 1]]
+    nan = np.nan  # wrong alone, so that nothing can be spoilt
+    np.testing.assert_array_equal(values[REGRESSION]["vanilla"], [[1, 0, nan]])
+    np.testing.assert_array_equal(values[REGRESSION]["PEAR"], [[0, nan], [1, 1]])
+    assert values[F1]["vanilla"].tolist() == [[1, 1, 0]]
+    assert values[SUBSPAN]["PEAR"].tolist() == [[1, 0], [0, 1]]
     assert values[LENGTH]["PEAR"].tolist() == [[1, 2], [1, 1]]
     assert NOISE not in values
     found = summarise(values, tests, 0)
@@ -168,16 +196,89 @@ def test_measures_by_hand() -> None:
     assert found[FEW]["PEAR minus"]["vanilla"]["p_holm"] >= found[FEW]["PEAR minus"]["vanilla"]["p"]
     assert found[DOCUMENT]["minus vanilla"]["PEAR"]["mean"] == 0.0
     assert "vanilla" not in found[FEW]["minus vanilla"]
+    spoilt = found[REGRESSION]
+    assert (spoilt["rows"]["vanilla"]["mean"], spoilt["rows"]["PEAR"]["mean"]) == (0.5, 2 / 3)
+    assert spoilt["minus vanilla"]["PEAR"]["mean"] == pytest.approx((-1 + 0 + 1) / 3), "what both get right alone"
+
+
+def test_a_row_of_fewer_seeds_is_compared_with_as_many_of_pear() -> None:
+    tests = {FEW: [Item(name, name, "?", (), ("yes",)) for name in "abc"]}
+    pear = np.array([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
+    values = {FEW: {"vanilla": np.array([[0.0, 0.0, 1.0]]), "PEAR": pear, "control": np.array([[1.0, 0.0, 1.0]])}}
+    found = summarise(values, tests, 0)[FEW]["PEAR minus"]
+    assert found["control"]["mean"] == pytest.approx(1 / 3), "the first seed beside the first seed"
+    assert found["vanilla"]["mean"] == pytest.approx(0.5 - 1 / 3), "all seeds beside what draws nothing"
+
+
+def test_what_is_about_one_country_is_left_out() -> None:
+    tests = {FEW: [Item(name, name[0], "?", (), ("yes",)) for name in ("a1", "a2", "b1")]}
+    values = {FEW: {"vanilla": np.array([[0.0, 1.0, 1.0]]), "PEAR": np.array([[1.0, 1.0]])}}
+    found = summarise(values, tests, 0)
+    assert set(found[FEW]["rows"]) == {"vanilla"}
+    assert found[FEW]["minus vanilla"] == found[FEW]["PEAR minus"] == {}
+    assert summarise({FEW: {"PEAR": np.array([[1.0, 1.0]])}}, tests, 0) == {}
+
+
+def test_rivals_find_heads_on_other_conflicts_than_they_are_chosen_on() -> None:
+    for development in (3, 40):
+        settings = replace(SMALL, development=development)
+        chosen = {item.id for item in questions.development(settings, FACTS)[CONFLICT]}
+        found = [e.question.id for e in questions.to_find_with(FACTS, 5, settings)]
+        assert chosen.isdisjoint(found)
+        assert len(found) == (5 if development == 3 else 4)
+        assert len(set(found)) == len(found)
+
+
+def test_a_rival_without_heads_is_left_out_but_stale_answers_are_refused(monkeypatch) -> None:
+    class Shop:
+        settings = SMALL
+
+        def kept(self, stem: str, make: object) -> HeadSet:
+            if "juice" in stem:
+                raise ModelError("no head helps")
+            return HeadSet([(0, 1), (2, 3)])
+
+    def chosen(answers: object, tests: object, options: dict[str, HeadSet], progress: object) -> object:
+        return list(options)[-1], {}
+
+    monkeypatch.setattr(rivals, "choose_set", chosen)
+    given = questions.to_find_with(FACTS, 3, SMALL)
+    rows, about = rivals.rivals(Shop(), None, {}, given, 1, lambda _: lambda *_: None)
+    assert [row.name for row in rows] == [rivals.PRUNED, rivals.TRAINED]
+    assert about["JuICE once, left out"] == "no head helps"
+
+    def stale(*_: object) -> None:
+        raise InputError("delete that folder")
+
+    monkeypatch.setattr(rivals, "choose_set", stale)
+    with pytest.raises(InputError, match="delete that folder"):
+        rivals.rivals(Shop(), None, {}, given, 1, lambda _: lambda *_: None)
+
+
+def test_a_treatment_of_the_same_name_must_be_the_same(lm, built, tmp_path: Path) -> None:
+    def asked(heads: HeadSet | None) -> object:
+        return Answers(tmp_path, Reader(lm, 4)).together("t", built[FEW][:1], {"a": heads}, {"a": 1}, lambda *_: None)
+
+    first = asked(HeadSet([(0, 1)], [0.5]))
+    assert asked(HeadSet([(0, 1)], [0.5])) == first
+    with pytest.raises(InputError, match=r"answers of 'a' with other heads.*delete that folder"):
+        asked(HeadSet([(0, 1)], [0.6]))
+    answers = Answers(tmp_path, Reader(lm, 4))
+    answers.alone("t", built[FEW][:1], "b", lambda *_: "x", lambda *_: None, 0.5)
+    with pytest.raises(InputError, match="answers of 'b'"):
+        answers.alone("t", built[FEW][:1], "b", None, lambda *_: None, 1.0)
 
 
 def test_the_best_choice_must_not_forget(lm, tmp_path: Path, monkeypatch) -> None:
     shares = {"vanilla": (0.5, 0.5, 0.8), "bold": (0.9, 0.9, 0.7), "calm": (0.6, 0.5, 0.79)}
-    found = {name: dict(zip((FEW, CONFLICT, CLOSED), row, strict=True)) for name, row in shares.items()}
+    found = {name: dict(zip((FEW, CONFLICT, ASKED), row, strict=True)) for name, row in shares.items()}
     monkeypatch.setattr("headwater.evaluate.pear.choice.measured", lambda *_: found)
     options = {"bold": None, "calm": None}
     answers = Answers(tmp_path, Reader(lm))
     assert choose_set(answers, {}, options, lambda _: lambda *_: None)[0] == "calm"
-    found["vanilla"][CLOSED] = 0.7
+    found["vanilla"][ASKED] = 0.95
+    assert choose_set(answers, {}, options, lambda _: lambda *_: None)[0] == "calm", "all lose: the least"
+    found["vanilla"][ASKED] = 0.7
     assert choose_set(answers, {}, options, lambda _: lambda *_: None)[0] == "bold"
     assert score({FEW: 0.4}) == 0.4
     assert np.isclose(score({FEW: 0.4, CONFLICT: 0.8}), 0.6)

@@ -15,6 +15,7 @@ from headwater.heads.query_focused import ndcg
 from headwater.prompt import prompt_template
 from models import random_lm
 from planted import PLANTED, planted_examples, planted_lm
+from planted_conflict import torn_examples, torn_lm
 from planted_copier import NEEDLES, PARAGRAPHS, copier_lm
 
 
@@ -138,7 +139,12 @@ def test_bad_input():
         hw.QueryFocusedHeads().find(lm, [long])
 
 
-OWN_EXAMPLES = {"retrieval": lambda: (copier_lm(), needle_cases(NEEDLES[:2], PARAGRAPHS, (260,), (0.5,)))}
+OWN_EXAMPLES = {
+    "retrieval": lambda: (copier_lm(), needle_cases(NEEDLES[:2], PARAGRAPHS, (260,), (0.5,))),
+    "ph3": lambda: (torn_lm(), torn_examples(2)),
+    "juice": lambda: (torn_lm(), torn_examples(2)),
+}
+SIGNED = {"ph3": 5, "juice": 10}  # at most so many: these keep heads of the right sign only, JuICE of two lists
 
 
 @pytest.mark.parametrize("name", sorted({*DETECTORS} - {"suppression"}))  # that one needs a model that copies
@@ -146,7 +152,10 @@ def test_every_registered_detector_finds_a_set(name):
     lm, examples = OWN_EXAMPLES.get(name, lambda: (planted_lm(), planted_examples(2)))()
     detector = DETECTORS[name](top_k=5)
     found = detector.find(lm, examples)
-    assert len(found) == 5
+    if name in SIGNED:
+        assert 1 <= len(found) <= SIGNED[name]
+    else:
+        assert len(found) == 5
     assert found.scores.shape == (lm.anatomy.num_layers, lm.anatomy.num_heads)
     assert found.heads == detector.find(lm, examples).heads
     assert found.provenance["method"] == DETECTORS[name].__name__

@@ -4,11 +4,14 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from recipes.tiny import universal
+from recipes.tiny.small import build
 
 import headwater as hw
 from headwater.data.needle import NeedleCase, built_in_haystack
 from headwater.errors import InputError
+from models import random_lm
 from planted_copier import COPIER, NEEDLES, copier_lm
 
 
@@ -20,6 +23,11 @@ def test_needles_are_new_with_every_seed_and_stand_in_no_text():
     for needle in first:
         NeedleCase(needle, built_in_haystack("detection"), 256, 0.5)  # refuses an answer that the text holds
         assert needle.statement.endswith(f" {needle.answer}.")
+
+
+def test_seeds_ask_about_different_relations():
+    asked = [tuple(n.name.split("/")[1] for n in universal.needles(seed, 3)) for seed in range(3)]
+    assert [name for seed in asked for name in seed] == [*universal.RELATIONS, universal.RELATIONS[0]]
 
 
 def grid(*copying):
@@ -72,6 +80,26 @@ def test_pairs_are_written_with_an_equals_sign():
             universal.pairs_of([text])
 
 
+def test_two_pairs_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="two pairs are called a → b"):
+        universal.pairs_of(["x/a=y/b", "z/a=w/b"])
+
+
+def test_a_folder_without_variants_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["x", "--models", str(tmp_path), "--work", str(tmp_path / "work")])
+    with pytest.raises(SystemExit):
+        universal.main()
+    assert "holds none of the variants" in capsys.readouterr().err
+
+
+def test_first_weights_are_those_a_variant_began_with(tmp_path):
+    trained = random_lm()
+    (tmp_path / "variant.json").write_text(json.dumps({"architecture": "gpt2", "seed": 3}), encoding="utf-8")
+    first = universal.first_weights(str(tmp_path), trained)
+    wanted = build("gpt2", trained.model.config.vocab_size, 3).state_dict()
+    assert all(torch.equal(weight, wanted[name]) for name, weight in first.model.state_dict().items())
+
+
 def test_a_whole_run_finds_the_copier_and_goes_on(tmp_path, monkeypatch, capsys):
     page = tmp_path / "page.md"
     page.write_text("".join(f"<!-- begin: {n} -->\n<!-- end: {n} -->\n" for n in ("universal", "intrinsic")), "utf-8")
@@ -85,6 +113,7 @@ def test_a_whole_run_finds_the_copier_and_goes_on(tmp_path, monkeypatch, capsys)
     monkeypatch.setattr("sys.argv", words)
     universal.main()
     result = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert result["made"]["command"] == "python -m recipes.tiny.universal --pair tiny=tuned"
     row = result["models"]["tiny"]
     assert row["accepted"] == [2, 2]
     assert row["best"][0] > 0.7

@@ -24,9 +24,16 @@ def clean(text: str) -> str:
     return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\ufffd" for c in text)
 
 
-def command_line() -> str:
-    """What was typed, to stand beside its results."""
-    return shlex.join(["headwater", *sys.argv[1:]])
+def command_line(**instead: str) -> str:
+    """What was typed, to stand beside its results; `data="DATA"` writes DATA for what was given as --data."""
+    words = ["headwater", *sys.argv[1:]]
+    for name, value in instead.items():
+        for place, word in enumerate(words):
+            if word.startswith(f"--{name}="):
+                words[place] = f"--{name}={value}"
+            elif place and words[place - 1] == f"--{name}":
+                words[place] = value
+    return shlex.join(words)
 
 
 def note(text: str, quiet: bool = False) -> None:

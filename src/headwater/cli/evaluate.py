@@ -262,9 +262,8 @@ def _heads_job(
     from headwater.evaluate.heads_tables import tables
 
     settings = Settings(seed=seed) if questions is None else Settings.of_size(questions, seed)
-    command = command_line() if data is None else command_line().replace(str(data), "DATA")
     with stages(quiet) as stage:
-        summary = heads_job.run(lm, output, settings, stage, command, data)
+        summary = heads_job.run(lm, output, settings, stage, command_line(data="DATA"), data)
     return summary, tables(summary)
 
 

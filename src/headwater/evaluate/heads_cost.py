@@ -43,7 +43,7 @@ def costs(
         "layers": set -> layers that run; "lists": kind -> "tokens" and "sets": name -> mean operations, median seconds.
     """
     lines, step = Lines(folder / "cost.jsonl"), progress("costs")
-    rankers = {name: QRRetriever(lm, heads.heads) for name, heads in sets.items()}
+    rankers = {name: QRRetriever(lm, heads) for name, heads in sets.items()}
     cutter, warm = QRRetriever(lm, "all"), False
     asked = {f"{kind}/{place}": listed for kind, found in lists.items() for place, listed in enumerate(found)}
     for done, (name, (query, documents)) in enumerate(asked.items()):

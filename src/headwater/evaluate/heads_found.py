@@ -12,7 +12,7 @@ import numpy as np
 
 from headwater.data import world
 from headwater.data.documents import Document, RankingExample
-from headwater.errors import InputError
+from headwater.errors import InputError, NoAcceptedRunsError
 from headwater.evaluate.heads_settings import CORE, NDCG, POOL, QR, SHUFFLED, WU, Settings
 from headwater.evaluate.main_job import Progress, no_progress, shuffle_labels
 from headwater.evaluate.questions import Step
@@ -37,6 +37,35 @@ def lengths_of(lm: LanguageModel, settings: Settings) -> tuple[int, ...]:
     if not found:
         raise InputError(f"{lm.name} reads {lm.max_length} tokens, which is less than any of {settings.lengths}.")
     return found
+
+
+def check_room(lm: LanguageModel, examples: Sequence[RankingExample]) -> None:
+    """Refuse a model that cannot read one of the lists, before anything is measured.
+
+    Raises:
+        InputError: says what it reads and how long the lists are.
+    """
+    template = prompt_template(lm.tokenizer)
+    longest = 0
+    for example in examples:
+        documents = [document for document in example.documents if isinstance(document, Document)]
+        tail = max(len(template.tail(text)) for text in (example.query, "N/A"))
+        longest = max(longest, len(template.prefix(documents).ids) + tail)
+    if lm.max_length is not None and longest > lm.max_length:
+        raise InputError(
+            f"{lm.name} reads {lm.max_length} tokens, but lists that are ranked have up to {longest}; give a model "
+            "that reads more."
+        )
+
+
+def known_share(examples: Sequence[RankingExample]) -> float:
+    """Mean share of a list's documents that are about known countries, those that the embedded model was taught."""
+    known = set(world.countries("known"))
+    shares = [
+        [document.metadata["country"] in known for document in example.documents if isinstance(document, Document)]
+        for example in examples
+    ]
+    return float(np.mean([np.mean(share) for share in shares]))
 
 
 def lists_of_length(
@@ -69,8 +98,12 @@ def _shorter(lm: LanguageModel, example: RankingExample, length: int) -> Ranking
 
 def detections(
     lm: LanguageModel, folder: Path, settings: Settings, progress: Progress = no_progress
-) -> dict[str, HeadScores]:
-    """Scores of every detector, found once and kept in the folder (heads-NAME.json and scores-NAME.npy)."""
+) -> tuple[dict[str, HeadScores], dict[str, str]]:
+    """Scores of every detector, found once and kept in the folder (heads-NAME.json and scores-NAME.npy).
+
+    Returns:
+        The scores by name, and why there are none of the retrieval heads where the model finds no needle.
+    """
     pool = world.ranking_examples("development", settings.pool, 20, seed=settings.seed)
     hard = world.ranking_examples("development", settings.examples, 20, seed=settings.seed, hard=True)
 
@@ -91,7 +124,13 @@ def detections(
     lists = lists_of_length(lm, "development", settings.examples // 2, lengths_of(lm, settings), seed)
     for length, examples in lists.items():
         wanted[at_length(length)] = ranked(QueryFocusedHeads(seed=seed), examples)
-    return {name: kept(folder, name, found, progress(f"finding: {name}")) for name, found in wanted.items()}
+    scores, missing = {}, {}
+    for name, find in wanted.items():
+        try:
+            scores[name] = kept(folder, name, find, progress(f"finding: {name}"))
+        except NoAcceptedRunsError as error:
+            missing[name] = str(error)
+    return scores, missing
 
 
 def at_length(length: int) -> str:

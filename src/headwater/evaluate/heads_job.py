@@ -17,9 +17,10 @@ import numpy as np
 import headwater
 from headwater.data import world
 from headwater.data.documents import Document, RankingExample
+from headwater.errors import HeadSetError
 from headwater.evaluate.files import Lines, made_with, same_run, write_json
 from headwater.evaluate.heads_cost import costs
-from headwater.evaluate.heads_found import detections, lengths_of, lists_of_length
+from headwater.evaluate.heads_found import check_room, detections, known_share, lengths_of, lists_of_length
 from headwater.evaluate.heads_lists import Collection, collections, own_heads, ranked_collection
 from headwater.evaluate.heads_masks import masked
 from headwater.evaluate.heads_settings import (
@@ -27,6 +28,7 @@ from headwater.evaluate.heads_settings import (
     CORE,
     COUNTS,
     EXAMPLES,
+    MATCHED,
     NDCG,
     ON_NQ,
     POOL,
@@ -35,6 +37,7 @@ from headwater.evaluate.heads_settings import (
     SHUFFLED,
     WU,
     Settings,
+    shown_as,
 )
 from headwater.evaluate.main_job import Progress, no_progress
 from headwater.evaluate.metrics import order, require
@@ -75,13 +78,19 @@ def run(
         The summary.
 
     Raises:
-        InputError: when the folder holds a run of another configuration, numbers that the world cannot meet, or a data
-            folder that lacks a collection.
+        InputError: when the folder holds a run of another configuration, numbers that the world cannot meet, a model
+            that cannot read the lists, or a data folder that lacks a collection.
     """
     require()
     settings = Settings() if settings is None else settings
     folder = Path(output)
     lists = [] if data is None else collections(Path(data), settings)  # what is missing shows before anything runs
+    held_out = {
+        candidates: world.ranking_examples("held_out", settings.questions, candidates, seed=settings.seed)
+        for candidates in (20, 50)
+    }
+    check_room(lm, held_out[50])
+    long = lists_of_length(lm, "held_out", settings.long_questions, lengths_of(lm, settings), settings.seed)
     config = {
         "suite": "heads",
         "model": lm.name,
@@ -89,26 +98,38 @@ def run(
         "dtype": str(lm.dtype),
         "prompt": prompt_template(lm.tokenizer).fingerprint,
         "headwater": headwater.__version__,
+        "numbers of heads": list(COUNTS),
+        "numbers of examples": list(EXAMPLES),
         **{name: list(value) if isinstance(value, tuple) else value for name, value in asdict(settings).items()},
     }
     same_run(folder / "config.json", config)
-    scores = detections(lm, folder, settings, progress)
+    scores, missing = detections(lm, folder, settings, progress)
     k = default_top_k(lm.anatomy)
     named = {name: found.top(k) for name, found in scores.items()}
     named[ALL] = HeadSet(lm.anatomy.all_heads)
-    named |= {f"{RANDOM} {i}": RandomHeads(k, settings.seed + i).find(lm) for i in range(settings.random_sets)}
-    results = _held_out(lm, folder, scores, named, settings, progress)
+    seeds = [settings.seed + i for i in range(settings.random_sets)]
+    named |= {f"{RANDOM} {i}": RandomHeads(k, seed).find(lm) for i, seed in enumerate(seeds)}
+    try:
+        matched = [RandomHeads(seed=seed, exclude=named[QR], like=named[QR]).find(lm) for seed in seeds]
+        named |= {f"{MATCHED} {i}": found for i, found in enumerate(matched)}
+    except HeadSetError as error:
+        missing[MATCHED] = str(error)
+    results = {
+        **_held_out(lm, folder, held_out, scores, named, settings, progress),
+        "lengths": _by_length(lm, folder, long, named, settings, progress),
+    }
     found_lists = _collections(lm, folder, scores, named, lists, settings, progress)
     few = {name: named[name] for name in (QR, NDCG, CORE, WU, ALL, f"{RANDOM} 0") if name in named}
     summary = {
         "made": made_with(command, lm.name, settings.seed),
         "config": config,
         "heads": {name: str(found) for name, found in named.items()},
+        "not_run": missing,
         "top_k": k,
         "results": results,
         "collections": found_lists,
         "cost": costs(lm, folder, few, _priced(settings, lists), settings, progress),
-        "masked": masked(lm, folder, {QR: scores[QR].top(k), WU: scores[WU].top(k)}, settings, progress, command),
+        "masked": masked(lm, folder, {n: named[n] for n in (QR, WU) if n in named}, settings, progress, command),
         "overlap": _overlaps({name: scores[name] for name in scores if not name.startswith(QR + " at ")}, k),
         "stability": {
             name: stability(found, k, seed=settings.seed).as_dict()
@@ -123,18 +144,17 @@ def run(
 def _held_out(
     lm: LanguageModel,
     folder: Path,
+    lists: Mapping[int, Sequence[RankingExample]],
     scores: Mapping[str, HeadScores],
     named: Mapping[str, HeadSet],
     settings: Settings,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Questions about held-out countries: 20 and 50 candidates, numbers of heads and of examples, lengths."""
+    """Questions about held-out countries: 20 and 50 candidates, numbers of heads and of examples."""
     size, k = len(lm.anatomy.all_heads), len(named[QR])
-    by_length = {name: found for name, found in named.items() if name.startswith(QR + " at ")}
-    results: dict[str, Any] = {"lengths": {}}
-    for candidates in (20, 50):
-        examples = world.ranking_examples("held_out", settings.questions, candidates, seed=settings.seed)
-        sets = {name: found for name, found in named.items() if name not in by_length}
+    results: dict[str, Any] = {}
+    for candidates, examples in lists.items():
+        sets = {name: found for name, found in named.items() if not name.startswith(QR + " at ")}
         if candidates == 20:
             sets |= {f"top {n}": scores[QR].top(n) for n in COUNTS if n < size}
             sets |= _fewer_examples(scores[POOL], k, settings)
@@ -142,14 +162,28 @@ def _held_out(
         label = f"{candidates} candidates"
         values, groups = _measured(folder, label, examples, scorers, progress(f"ranking {label}"))
         results[label] = _summary(values, groups, QR, settings.seed)
-    lengths = lengths_of(lm, settings)
-    for length, examples in lists_of_length(lm, "held_out", settings.long_questions, lengths, settings.seed).items():
-        sets = {**by_length, QR: named[QR], ALL: named[ALL]}
+    return results
+
+
+def _by_length(
+    lm: LanguageModel,
+    folder: Path,
+    lists: Mapping[int, Sequence[RankingExample]],
+    named: Mapping[str, HeadSet],
+    settings: Settings,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Questions about held-out countries with lists of every length, by heads found on lists of every length."""
+    results: dict[str, Any] = {}
+    for length, examples in lists.items():
+        sets = {name: found for name, found in named.items() if name.startswith(QR + " at ")}
+        sets |= {QR: named[QR], ALL: named[ALL]}
         label = f"lists of {length} tokens"
         values, groups = _measured(folder, label, examples, [head_scorer(lm, sets)], progress(f"ranking {label}"))
         found = _summary(values, groups, QR, settings.seed)
         found["documents"] = float(np.mean([len(example.documents) for example in examples]))
-        results["lengths"][str(length)] = found
+        found["known"] = known_share(examples)
+        results[str(length)] = found
     return results
 
 
@@ -163,8 +197,8 @@ def _collections(
     progress: Progress,
 ) -> dict[str, Any]:
     """Candidates of search engines, with the heads found on countries and, if NQ is there, with heads found on NQ."""
-    sets = {name: named[name] for name in (QR, NDCG, CORE, WU, SHUFFLED, ALL)}
-    sets |= {name: found for name, found in named.items() if name.startswith(RANDOM)}
+    sets = {name: named[name] for name in (QR, NDCG, CORE, WU, SHUFFLED, ALL) if name in named}
+    sets |= {name: found for name, found in named.items() if name.startswith((RANDOM, MATCHED))}
     for each in lists:
         if each.examples:
             sets[ON_NQ] = own_heads(lm, folder, each, settings, progress).top(len(named[QR]))
@@ -189,6 +223,8 @@ def _fewer_examples(found: HeadScores, k: int, settings: Settings) -> dict[str, 
     rng = np.random.default_rng(settings.seed)
     sets = {}
     for count in EXAMPLES:
+        if count > len(found.samples):
+            break
         for draw in range(settings.draws):
             part = rng.permutation(len(found.samples))[:count]
             sets[f"{count} examples, draw {draw}"] = HeadScores(found.samples[part].mean(0)).top(k)
@@ -220,11 +256,10 @@ def _measured(
 
 def _summary(values: Mapping[str, Values], groups: Sequence[str], base: str, seed: int) -> dict[str, Any]:
     """Means with intervals, and paired differences to `base`; random sets are seeds."""
-    merged = dict(values)
-    drawn = [name for name in values if name.startswith(RANDOM)]
-    if drawn:
-        merged = {name: row for name, row in values.items() if name not in drawn}
-        merged[RANDOM] = {m: np.stack([values[name][m] for name in drawn]) for m in values[drawn[0]]}
+    merged = {
+        name: {m: np.stack([values[one][m] for one in drawn]) for m in values[drawn[0]]}
+        for name, drawn in shown_as(values).items()
+    }
     return {
         "n": len(groups),
         "groups": len(set(groups)),

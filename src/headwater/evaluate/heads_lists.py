@@ -9,6 +9,7 @@ passage that BM25 does not find is lost for every set.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +20,16 @@ import numpy as np
 from headwater.data.documents import RankingExample
 from headwater.errors import InputError
 from headwater.evaluate.bench.catalogue import build_task
-from headwater.evaluate.files import Lines
+from headwater.evaluate.files import Lines, same_run
 from headwater.evaluate.heads_found import kept
-from headwater.evaluate.heads_settings import ALL, COLLECTIONS, ON_NQ, QR, RANDOM, Settings
+from headwater.evaluate.heads_settings import ALL, COLLECTIONS, ON_NQ, QR, Settings, shown_as
 from headwater.evaluate.main_job import Progress
 from headwater.evaluate.metrics import order as best_first
 from headwater.evaluate.questions import KEYWORDS, head_scorer
 from headwater.evaluate.statistics import mean_interval, paired_difference
 from headwater.evaluate.tasks.task import RankingItem, Task, sample
 from headwater.heads import QueryFocusedHeads
+from headwater.heads.detector import data_fingerprint
 from headwater.heads.switches import Order
 from headwater.headset import HeadScores, HeadSet
 from headwater.prompt import prompt_template
@@ -55,6 +57,15 @@ class Collection:
     task: Task
     items: Sequence[RankingItem]
     examples: Sequence[RankingExample] = ()
+
+    def fingerprint(self) -> str:
+        """Sixteen hex digits over queries, candidates with their texts, and judgements."""
+        digest, grades = hashlib.sha256(), getattr(self.task, "grades", {})
+        for item in self.items:
+            shown = [(document.id, document.title, document.text) for document in item.documents]
+            judged = sorted(grades.get(item.id, {}).items())
+            digest.update(json.dumps([item.id, item.query, shown, judged, self.task.relevant(item)]).encode())
+        return digest.hexdigest()[:16]
 
 
 def collections(data: Path, settings: Settings) -> list[Collection]:
@@ -98,7 +109,13 @@ def _example(task: Task, item: RankingItem) -> RankingExample | None:
 def own_heads(
     lm: LanguageModel, folder: Path, collection: Collection, settings: Settings, progress: Progress
 ) -> HeadScores:
-    """Query-focused heads found on the collection's examples, once; what does not fit the model is cut."""
+    """Query-focused heads found on the collection's examples, once; what does not fit the model is cut.
+
+    Raises:
+        InputError: the folder holds heads found on other examples.
+    """
+    made = {"examples": data_fingerprint(collection.examples), "candidates": OWN_CANDIDATES}
+    same_run(folder / f"collection-{collection.name}-examples.json", made)
     ranker = QRRetriever(lm, "all")
 
     def fitting(example: RankingExample) -> RankingExample:
@@ -122,10 +139,15 @@ def ranked_collection(
 
     Returns:
         "n", "cut" (lists that had to be cut), "tokens" (mean length of the prompts), "found" (share of the queries with
-        a relevant passage among the candidates); "sets": name -> order -> mean with interval; "minus": paired
-        differences, best passage last, to BM25 and to all heads; "orders": paired differences of the orders, and
-        Kendall's tau between the rankings that two orders give.
+        a relevant passage among the candidates); "sets": name -> order -> mean with interval; "minus": name -> order
+        ("reversed", "shuffled") -> paired differences to BM25 and to all heads, and of the query-focused heads to this
+        set; "orders": paired differences of the orders, and Kendall's tau between the rankings that two orders give.
+
+    Raises:
+        InputError: the folder holds rankings of other candidates or by other sets.
     """
+    made = {"items": collection.fingerprint(), "sets": {name: str(heads) for name, heads in sets.items()}}
+    same_run(folder / f"collection-{collection.name}.json", made)
     lines = Lines(folder / f"collection-{collection.name}.jsonl")
     orders: dict[str, tuple[Order, int]] = {"reversed": ("reversed", 0), "given": ("given", 0)}
     orders |= {f"shuffled {i}": ("shuffled", settings.seed + i) for i in range(settings.shuffles)}
@@ -178,8 +200,7 @@ def _summary(
     records: Sequence[Mapping[str, Any]], names: Sequence[str], labels: Sequence[str], seed: int
 ) -> dict[str, Any]:
     """Means and differences over the queries; random sets are seeds."""
-    drawn = [name for name in names if name.startswith(RANDOM)]
-    shown = {name: [name] for name in names if name not in drawn} | ({RANDOM: drawn} if drawn else {})
+    shown = shown_as(names)
     orders = {"reversed": ["reversed"], "given": ["given"], "shuffled": [x for x in labels if x.startswith("shuffled")]}
     orders = {name: members for name, members in orders.items() if members}
 
@@ -192,6 +213,16 @@ def _summary(
 
     keywords = np.array([[record["values"][KEYWORDS] for record in records]])
     base = {name: values(name, "reversed") for name in shown}
+
+    def minus(name: str, order: str) -> dict[str, Any]:
+        row = values(name, order)
+        rows = {KEYWORDS: difference(row, keywords)}
+        if name != ALL and ALL in shown:
+            rows[ALL] = difference(row, values(ALL, order))
+        if name != QR and QR in shown:
+            rows[QR] = difference(values(QR, order), row)
+        return rows
+
     out: dict[str, Any] = {
         "n": len(records),
         "found": float(np.mean([record["found"] for record in records])),
@@ -202,14 +233,11 @@ def _summary(
         "sets": {
             name: {order: mean_interval(values(name, order), seed=seed).as_dict() for order in orders} for name in shown
         },
-        "minus": {name: {KEYWORDS: difference(row, keywords)} for name, row in base.items()},
+        "minus": {},
         "orders": {},
     }
     for name in shown:
-        if name != ALL and ALL in base:
-            out["minus"][name][ALL] = difference(base[name], base[ALL])
-        if name not in (QR, RANDOM) and QR in base:
-            out["minus"][name][QR] = difference(base[QR], base[name])
+        out["minus"][name] = {order: minus(name, order) for order in ("reversed", "shuffled") if order in orders}
         gaps: dict[str, Any] = {o: difference(base[name], values(name, o)) for o in orders if o != "reversed"}
         for order in gaps:
             taus = [r["tau"][n].get(o) for r in records for n in shown[name] for o in orders[order]]

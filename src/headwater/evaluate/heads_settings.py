@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 QR, ALL, RANDOM, SHUFFLED = "query-focused", "all heads", "random heads", "shuffled labels"
+MATCHED = "layer-matched random heads"
 NDCG, CORE, WU = "query-focused (ndcg)", "contrastive", "retrieval"
 POOL, ON_NQ = "query-focused (more examples)", "query-focused (found on NQ)"
 COUNTS = (1, 2, 4, 6, 8, 12, 16, 24, 32)
@@ -38,7 +40,7 @@ class Settings:
         pool: development questions that the sets of fewer examples are drawn from.
         examples: the first so many of them, for everything else; half as many at every length.
         draws: random sets of examples of each number.
-        random_sets: random head sets of each size.
+        random_sets: random head sets, and as many drawn from the layers of the query-focused heads.
         lengths: of prompts in tokens at most; those beyond what the model reads are left out.
         needle_lengths: tokens of the texts in which retrieval heads look for needles.
         needle_depths: where the needles stand in them.
@@ -65,7 +67,7 @@ class Settings:
     collection_questions: int = 100
     collection_depth: int = 20
     collection_examples: int = 64
-    shuffles: int = 1
+    shuffles: int = 3
     cost_questions: int = 8
     masked_questions: int = 40
     masked_sizes: tuple[int, ...] = (2, 4, 8, 16)
@@ -80,3 +82,11 @@ class Settings:
             name: max(least, round(getattr(cls, name) * share)) for name, least in _WITH_QUESTIONS.items()
         }
         return cls(questions=questions, **sizes, seed=seed)
+
+
+def shown_as(names: Iterable[str]) -> dict[str, list[str]]:
+    """The rows that head sets are shown in, with the sets of each: random draws of one kind share a row."""
+    out: dict[str, list[str]] = {}
+    for name in names:
+        out.setdefault(next((kind for kind in (RANDOM, MATCHED) if name.startswith(kind)), name), []).append(name)
+    return out

@@ -10,7 +10,7 @@ import numpy as np
 from headwater.evaluate.heads_settings import ALL, EXAMPLES, QR, RANDOM
 from headwater.evaluate.masking.rows import UNMASKED, label
 from headwater.evaluate.questions import KEYWORDS
-from headwater.evaluate.tables import table
+from headwater.evaluate.tables import interval, table
 
 
 def tables(summary: Mapping[str, Any]) -> dict[str, str]:
@@ -27,6 +27,8 @@ def tables(summary: Mapping[str, Any]) -> dict[str, str]:
     rows = []
     for count in EXAMPLES:
         drawn = [row for name, row in one.items() if name.startswith(f"{count} examples")]
+        if not drawn:
+            continue
         cells = []
         for measure in ("nDCG@10", "R@1"):
             means = [row[measure]["mean"] for row in drawn]
@@ -36,8 +38,8 @@ def tables(summary: Mapping[str, Any]) -> dict[str, str]:
     lengths = results["lengths"]
     names = list(next(iter(lengths.values()))["sets"])
     found["lengths"] = table(
-        ["heads found", *(f"{count} tokens ({row['documents']:.0f} documents)" for count, row in lengths.items())],
-        [[_found_where(name), *(_cell(row["sets"][name]["nDCG@10"]) for row in lengths.values())] for name in names],
+        ["heads found", *(_length(*pair) for pair in lengths.items())],
+        [[_found_where(name), *(interval(row["sets"][name]["nDCG@10"]) for row in lengths.values())] for name in names],
     )
     chance = summary["overlap"]["chance"]
     pairs = [
@@ -62,7 +64,8 @@ def tables(summary: Mapping[str, Any]) -> dict[str, str]:
             for name, row in summary["stability"].items()
         ],
     )
-    found["cost"] = _cost(summary["cost"])
+    machine = ", ".join(f"{name} {value}" for name, value in summary["made"]["machine"].items())
+    found["cost"] = f"{_cost(summary['cost'])}\n\nMeasured on: {machine}."
     found |= {f"masks-{phase}": _masks(masked) for phase, masked in summary["masked"].items()}
     if summary["collections"]:
         found["collections"] = "\n\n".join(_collection(*pair) for pair in summary["collections"].items())
@@ -72,8 +75,14 @@ def tables(summary: Mapping[str, Any]) -> dict[str, str]:
         f"`{made['command']}`; model {made['model']}, fingerprint `{summary['config']['fingerprint']}`; "
         + ", ".join(f"{name} {version}" for name, version in made["versions"].items())
         + f"; {made['date'][:10]}."
+        + "".join(f" Not run: {name}: {why}" for name, why in summary["not_run"].items())
     )
     return found
+
+
+def _length(count: str, row: Mapping[str, Any]) -> str:
+    """Header of the lists of a length."""
+    return f"{count} tokens ({row['documents']:.0f} documents, {row['known']:.0%} of known countries)"
 
 
 def _found_where(name: str) -> str:
@@ -96,18 +105,19 @@ def _cost(cost: Mapping[str, Any]) -> str:
 
 
 def _collection(name: str, found: Mapping[str, Any]) -> str:
-    """One collection: each set with the best candidate last, beside BM25's order and all heads."""
+    """One collection: each set beside BM25's order and all heads, with the best candidate last and shuffled."""
     facts = (
         f"**{name}**: {found['n']} queries, {found['found']:.0%} with a relevant passage among the candidates; "
         f"prompts of {found['tokens']:,.0f} tokens in the mean; {found['cut']} lists had to be cut "
         f"({found['cut documents']:.1f} passages of a list in the mean)."
     )
-    rows = [["BM25's order", _cell(found[KEYWORDS]), "", "", ""]]
+    rows = [["BM25's order", "", interval(found[KEYWORDS]), "", "", ""]]
     for heads, row in found["sets"].items():
-        gaps = found["minus"][heads]
-        cells = [_cell(gaps[base], signed=True) if base in gaps else "" for base in (KEYWORDS, ALL, QR)]
-        rows.append([heads, _cell(row["reversed"]), *cells])
-    return f"{facts}\n\n{table(['heads', 'nDCG@10', 'minus BM25', 'minus all heads', f'{QR} minus this'], rows)}"
+        for order, gaps in found["minus"][heads].items():
+            cells = [interval(gaps[base], signed=True) if base in gaps else "" for base in (KEYWORDS, ALL, QR)]
+            rows.append([heads, "best last" if order == "reversed" else order, interval(row[order]), *cells])
+    header = ["heads", "prompt", "nDCG@10", "minus BM25", "minus all heads", f"{QR} minus this"]
+    return f"{facts}\n\n{table(header, rows)}"
 
 
 def _orders(collections: Mapping[str, Any]) -> str:
@@ -116,7 +126,7 @@ def _orders(collections: Mapping[str, Any]) -> str:
     for name, found in collections.items():
         for heads, gaps in found["orders"].items():
             scores = [f"{found['sets'][heads][order]['mean']:.3f}" for order in ("given", "reversed", *_others(gaps))]
-            cells = [_cell(gap, signed=True) for gap in gaps.values()]
+            cells = [interval(gap, signed=True) for gap in gaps.values()]
             taus = ["-" if gap["tau"] is None else f"{gap['tau']:.2f}" for gap in gaps.values()]
             rows.append([name, heads, *scores, *cells, " / ".join(taus)])
     gaps = next(iter(next(iter(collections.values()))["orders"].values()))
@@ -167,14 +177,9 @@ def _methods(result: Mapping[str, Any]) -> str:
     rows = []
     for name in shown:
         gap = result["differences"].get(name)
-        rows.append([name, *_cells(result["sets"][name]), "" if gap is None else _cell(gap["nDCG@10"], signed=True)])
+        rows.append([name, *_cells(result["sets"][name]), "" if gap is None else interval(gap["nDCG@10"], signed=True)])
     return table(["heads", "nDCG@10", "recall@1", f"{QR} minus this, nDCG@10"], rows)
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
-    return [_cell(row["nDCG@10"]), _cell(row["R@1"])]
-
-
-def _cell(row: Mapping[str, float], signed: bool = False) -> str:
-    mark = "+" if signed else ""
-    return f"{row['mean']:{mark}.3f} [{row['low']:{mark}.3f}, {row['high']:{mark}.3f}]"
+    return [interval(row["nDCG@10"]), interval(row["R@1"])]

@@ -58,6 +58,7 @@ class Settings:
         near: paragraphs of a text that are hard to tell from the one that answers.
         examples: development questions that heads are found on, each with `candidates` documents.
         candidates: documents of each of them.
+        scorer_candidates: the same for the heads of a smaller model, which may read less.
         random_sets: head sets drawn at random. All of them count for recall; of each question the answer is read from
             the choice of one of them, in turn.
         overflow: how a ranker takes a list of chunks that does not fit it (`headwater.rank.overflow`); the smaller
@@ -75,6 +76,7 @@ class Settings:
     near: int = 19
     examples: int = 128
     candidates: int = 20
+    scorer_candidates: int = 10
     random_sets: int = 5
     overflow: tuple[str, ...] = ("tournament",)
     costed: int = 10
@@ -137,14 +139,14 @@ def run(
         **{name: list(value) if isinstance(value, tuple) else value for name, value in asdict(settings).items()},
     }
     same_run(folder / "config.json", config)
-    found = _found(lm, folder / "heads-qr.json", settings, progress("finding QR heads"))
+    found = _found(lm, folder / "heads-qr.json", settings, settings.candidates, progress("finding QR heads"))
     sets = {QR: found, ALL: HeadSet(lm.anatomy.all_heads)}
     for i in range(settings.random_sets):
         sets[f"{RANDOM} {i}"] = RandomHeads(top_k=len(found), seed=settings.seed + i).find(lm)
     rankers = Rankers(lm, sets, settings.overflow)
     if scorer is not None:
-        small = _found(scorer, folder / "heads-smaller.json", settings, progress("finding heads of the smaller model"))
-        rankers.add(scorer, small)
+        step, path = progress("finding heads of the smaller model"), folder / "heads-smaller.json"
+        rankers.add(scorer, _found(scorer, path, settings, settings.scorer_candidates, step))
     results: dict[str, Any] = {}
     for length in settings.lengths:
         texts = world.long_examples("held_out", settings.questions, length, _tokens(lm), settings.near, settings.seed)
@@ -163,10 +165,10 @@ def run(
     return summary
 
 
-def _found(lm: LanguageModel, path: Path, settings: Settings, step: Step) -> HeadSet:
+def _found(lm: LanguageModel, path: Path, settings: Settings, candidates: int, step: Step) -> HeadSet:
     """The model's query-focused heads, found once on development countries and kept in the folder."""
     if not path.exists():
-        examples = world.ranking_examples("development", settings.examples, settings.candidates, seed=settings.seed)
+        examples = world.ranking_examples("development", settings.examples, candidates, seed=settings.seed)
         QueryFocusedHeads(top_k=settings.top_k, seed=settings.seed).find(lm, examples, progress=step).save(path)
     return HeadSet.load(path)
 
@@ -189,7 +191,7 @@ def _measure(
         text = as_documents(example.documents)[0]
         chunks = [passage.as_document() for passage in passages(text, settings.chunk_chars)]
         gold = gold_chunks(text, settings.chunk_chars)
-        orders, ranking = rankers.orders(question.text, chunks)
+        orders, ranking, ways = rankers.orders(question.text, chunks)
         if number < settings.costed:
             ranking |= rankers.costs(question.text, chunks)
         orders |= controls(question, chunks, gold, settings.seed)
@@ -220,6 +222,7 @@ def _measure(
                 "read_of_random": turn,
                 "reads": reads,
                 "ranking": ranking,
+                "ways": ways,
             }
         )
     step(len(texts), len(texts))

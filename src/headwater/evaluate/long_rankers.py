@@ -10,11 +10,12 @@ from headwater.data import world
 from headwater.data.documents import Document
 from headwater.errors import ContextOverflowError
 from headwater.evaluate.bench.cost import Cost, measured
-from headwater.evaluate.long_summary import ALL, DRAWN, FIRST, KEYWORDS, ORACLE, QR, RANDOM, SMALL
+from headwater.evaluate.long_summary import ALL, DRAWN, FIRST, KEYWORDS, ONE, ORACLE, QR, RANDOM, SMALL
 from headwater.evaluate.metrics import order
 from headwater.evaluate.questions import head_scorer
 from headwater.headset import HeadSet
 from headwater.rank.qr import QRRetriever
+from headwater.rank.ranked import Ranking
 from headwater.search.bm25 import BM25
 
 if TYPE_CHECKING:
@@ -40,18 +41,27 @@ class Rankers:
             name = SMALL if len(self._strategies) == 1 else f"{SMALL}, {strategy}"
             self._small[name] = (lm, QRRetriever(lm, heads, overflow=strategy))
 
-    def orders(self, query: str, chunks: Sequence[Document]) -> tuple[dict[str, list[int]], dict[str, Any]]:
-        """Per ranker the places of the chunks, best first; and what the smaller model's rankings cost."""
+    def orders(
+        self, query: str, chunks: Sequence[Document]
+    ) -> tuple[dict[str, list[int]], dict[str, Any], dict[str, str]]:
+        """Per ranker the places of the chunks, best first; what the smaller model's rankings cost; how each was made.
+
+        The last says "one prompt", or by which strategy a list that does not fit was ranked.
+        """
         try:
             found = {name: order(row) for name, row in self._together(query, chunks).items()}
+            ways = dict.fromkeys(found, ONE)
         except ContextOverflowError:
-            found = {name: _places(ranker, query, chunks) for name, ranker in self._alone.items()}
+            rankings = {name: ranker.rank(query, chunks) for name, ranker in self._alone.items()}
+            found = {name: _places(ranking) for name, ranking in rankings.items()}
+            ways = {name: ranking.strategy for name, ranking in rankings.items()}
         costs: dict[str, Any] = {}
         for name, (lm, ranker) in self._small.items():
             with measured(lm) as cost:
-                found[name] = _places(ranker, query, chunks)
+                ranking = ranker.rank(query, chunks)
+            found[name], ways[name] = _places(ranking), ranking.strategy
             costs[name] = plain_cost(cost)
-        return found, costs
+        return found, costs, ways
 
     def costs(self, query: str, chunks: Sequence[Document]) -> dict[str, Any]:
         """What ranking costs with all heads, with the set, and with the first of the random sets."""
@@ -81,5 +91,5 @@ def plain_cost(cost: Cost) -> dict[str, Any]:
     return {"tokens": cost.tokens, "flops": cost.flops}
 
 
-def _places(ranker: QRRetriever, query: str, chunks: Sequence[Document]) -> list[int]:
-    return [ranked.index for ranked in ranker.rank(query, chunks)]
+def _places(ranking: Ranking) -> list[int]:
+    return [ranked.index for ranked in ranking]

@@ -13,6 +13,7 @@ from headwater.evaluate.statistics import mean_interval, paired_difference
 FULL, NOTHING, ORACLE = "full context", "no text", "oracle"
 FIRST, DRAWN, KEYWORDS = "first chunks", "random chunks", "BM25"
 ALL, QR, RANDOM, SMALL = "all heads", "QR heads", "random heads", "QR heads of the smaller model"
+ONE = "one prompt"  # how a list that fits is ranked
 Record = Mapping[str, Any]
 
 
@@ -31,11 +32,12 @@ def summarise(records: Sequence[Record], kept: Sequence[int], control_kept: Sequ
         seed: of the bootstrap.
 
     Returns:
-        `n`, `groups`, mean `chunks`, `shortened` (texts whose end the model could not read); `whole`: answers of the
-        full context and without text; `systems`: per ranker and k `recall` and, where it was read, `answer`, `tokens`
-        and `flops` of the reading; `ranking`: mean tokens and operations of a ranking; `differences`: per ranker and k
-        the paired gains in recall over BM25, in answers over the full context and over BM25. Intervals are over
-        countries; random heads' recall is that of all sets, their answers those of one set per question.
+        `n`, `groups`, mean `chunks`, `shortened` (texts whose end the model could not read), `windows` (per ranker the
+        texts whose chunks did not fit one prompt); `whole`: answers of the full context and without text; `systems`:
+        per ranker and k `recall` and, where it was read, `answer`, `tokens` and `flops` of the reading; `ranking`: mean
+        tokens and operations of a ranking; `differences`: per ranker and k the paired gains in recall over BM25, in
+        answers over the full context and over BM25. Intervals are over countries; random heads' recall is that of all
+        sets, their answers those of one set per question.
     """
     groups = [str(record["group"]) for record in records]
     rows = {name: {k: _row(records, name, k, control_kept) for k in kept} for name in _names(records)}
@@ -64,6 +66,11 @@ def summarise(records: Sequence[Record], kept: Sequence[int], control_kept: Sequ
         "groups": len(set(groups)),
         "chunks": float(np.mean([record["chunks"] for record in records])),
         "shortened": sum(record["shortened"] > 0 for record in records),
+        "windows": {
+            name: sum(record["ways"][name] != ONE for record in records)
+            for name in records[0]["ways"]
+            if not name.startswith(RANDOM)
+        },
         "whole": {
             name: {"answer": mean(row), **_cost([record["reads"][name] for record in records])}
             for name, row in whole.items()

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from headwater.evaluate.long_summary import ALL, FULL, KEYWORDS, NOTHING, QR, RANDOM, SMALL
-from headwater.evaluate.tables import table
+from headwater.evaluate.tables import interval, table
 
 Json = Mapping[str, Any]
 
@@ -28,7 +28,7 @@ def tables(summary: Json) -> dict[str, str]:
 
 def _figures(results: Json, kept: Sequence[str], what: str) -> list[list[str]]:
     return [
-        [_length(length), name, *(_cell(row[k][what]) if what in row[k] else "" for k in kept)]
+        [_length(length), name, *(interval(row[k][what]) if what in row[k] else "" for k in kept)]
         for length, result in results.items()
         for name, row in result["systems"].items()
     ]
@@ -38,7 +38,7 @@ def _answers(results: Json, kept: Sequence[str]) -> list[list[str]]:
     rows = []
     for length, result in results.items():
         for name in (FULL, NOTHING):
-            rows.append([_length(length), name, *("" for _ in kept), _cell(result["whole"][name]["answer"])])
+            rows.append([_length(length), name, *("" for _ in kept), interval(result["whole"][name]["answer"])])
         rows += [[*row, ""] for row in _figures({length: result}, kept, "answer")]
     return rows
 
@@ -50,7 +50,7 @@ def _differences(results: Json, k: str) -> str:
         [
             [_length(length), name]
             + [
-                "" if name == KEYWORDS and what.endswith(KEYWORDS) else _cell(row[k][what], signed=True)
+                "" if name == KEYWORDS and what.endswith(KEYWORDS) else interval(row[k][what], signed=True)
                 for what in ("answer to full context", "answer to BM25", "recall to BM25")
             ]
             for length, result in results.items()
@@ -104,13 +104,34 @@ def _made(summary: Json) -> str:
         small = f"{config['scorer']}, {size['smaller'] / 1e6:.1f} M parameters, `{summary['heads'][SMALL]}`"
         rows.append([SMALL, f"{small}; lists that do not fit it: {', '.join(config['overflow'])}"])
     rows += [
-        ["found on", f"{config['examples']} questions about development countries"],
-        ["ranking costs of", f"the first {config['costed']} questions; those of {ALL} and {RANDOM} in one pass each"],
+        ["ranked in windows", _windows(results)],
+        ["found on", _found_on(config)],
+        [
+            "ranking costs of",
+            f"the first {config['costed']} questions; {QR}, {ALL} and the first of {RANDOM} each ranking alone",
+        ],
         ["versions", ", ".join(f"{name} {version}" for name, version in made["versions"].items())],
         ["machine", ", ".join(f"{name} {value}" for name, value in made["machine"].items())],
         ["date", made["date"]],
     ]
     return table(["what", "value"], rows)
+
+
+def _windows(results: Json) -> str:
+    """How many texts each ranker took in several prompts."""
+    counts = [
+        f"{_length(length)}, {name}: {count} of {result['n']}"
+        for length, result in results.items()
+        for name, count in result["windows"].items()
+        if count
+    ]
+    return "; ".join(counts) or "none"
+
+
+def _found_on(config: Json) -> str:
+    """The examples that heads were found on."""
+    found = f"{config['examples']} questions about development countries with {config['candidates']} documents each"
+    return found if config["scorer"] is None else f"{found}; the smaller model's with {config['scorer_candidates']}"
 
 
 def _length(length: str) -> str:
@@ -119,8 +140,3 @@ def _length(length: str) -> str:
 
 def _giga(flops: float) -> str:
     return f"{flops / 1e9:.1f}"
-
-
-def _cell(row: Mapping[str, float], signed: bool = False) -> str:
-    mark = "+" if signed else ""
-    return f"{row['mean']:{mark}.3f} [{row['low']:{mark}.3f}, {row['high']:{mark}.3f}]"

@@ -14,8 +14,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
+import transformers
+
 import headwater
 from headwater.adapt.text_kl import plain_texts, text_kl, windows
+from headwater.errors import InputError
 from headwater.evaluate.files import Lines, made_with, same_run, write_json
 from headwater.evaluate.main_job import Progress, no_progress
 from headwater.evaluate.metrics import require
@@ -24,11 +29,12 @@ from headwater.evaluate.pear.answers import Answers, content
 from headwater.evaluate.pear.choice import choose_size, choose_weight
 from headwater.evaluate.pear.questions import FIRST, LAST, MIDDLE, Fact, Tests
 from headwater.evaluate.pear.rivals import rivals
-from headwater.evaluate.pear.rows import Row, rows
+from headwater.evaluate.pear.rows import CONTRAST, Row, rows
 from headwater.evaluate.pear.settings import Settings
 from headwater.evaluate.pear.summary import measure, summarise
 from headwater.evaluate.pear.workshop import Workshop
-from headwater.headset import HeadSet
+from headwater.heads import ph3
+from headwater.headset import HeadScores, HeadSet
 from headwater.headset.agreement import plain
 from headwater.instrument.outputs import scaled
 from headwater.prompt import prompt_template
@@ -63,6 +69,12 @@ def run(
     """
     require()
     settings, folder = settings or Settings(), Path(output)
+    total = len(lm.anatomy.all_heads)
+    if settings.top_k is not None and settings.top_k > total // 2:
+        raise InputError(
+            f"top_k is {settings.top_k}, but {lm.name!r} has {total} heads and as many random ones must be left "
+            f"beside them: give {total // 2} or less."
+        )
     reader = Reader(lm, settings.new_tokens)
     config = {
         "suite": "pear",
@@ -71,22 +83,24 @@ def run(
         "dtype": str(lm.dtype),
         "prompt": prompt_template(lm.tokenizer, instruction="answer").fingerprint,
         "headwater": headwater.__version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
         **plain(asdict(settings)),
     }
     same_run(folder / "config.json", config)
     shop, answers = Workshop(lm, folder, settings, progress), Answers(folder, reader)
     detected = {
-        ablation: [shop.scores(seed, ablation).provenance for seed in _seeds(settings, "all")]
-        for ablation in ("batch_mean", "sequence_mean")
+        "batch_mean": [shop.scores(seed) for seed in _seeds(settings, "all")],
+        "sequence_mean": [shop.scores(seed, "sequence_mean") for seed in _seeds(settings, "some")],
     }
     tested, chosen, counts = _known(lm, folder, settings, progress)
     to_choose = questions.development(settings, chosen)
     k, sweep = choose_size(shop, answers, to_choose, progress)
-    weights = choose_weight(shop, answers, to_choose, progress)
+    weight, weights = choose_weight(shop, answers, to_choose, progress)
     tests, many = questions.tests(lm, settings, tested)
-    conflicts = questions.conflicts(chosen, settings.development, settings)
+    conflicts = questions.to_find_with(chosen, ph3.EXAMPLES, settings)
     others, choices = rivals(shop, answers, to_choose, conflicts, k, progress)
-    listed = [*rows(shop, k), *others]
+    listed = [*rows(shop, k, weight, progress), *others]
     sets = {row.name: [row.scale(shop, s) for s in _seeds(settings, row.seeds)] for row in listed if row.scale}
     treated = _treatments(lm, folder, settings, sets, progress)
     said = _answers(shop, answers, listed, sets, tests, progress)
@@ -95,35 +109,40 @@ def run(
         "made": made_with(command, lm.name, settings.seed),
         "config": config,
         "label": folder.resolve().name,
-        "k": {"default": shop.default_k, "reported": k, "of": len(lm.anatomy.all_heads)},
+        "k": {"default": shop.default_k, "reported": k, "of": total},
         "documents": {"few": settings.few, "many": many},
         "known": counts,
-        "detected": {
-            ablation: [
-                {"copy_accuracy": found["copy_accuracy"], "noise": found["noise"], "unranked": len(found["unranked"])}
-                for found in seeds
-            ]
-            for ablation, seeds in detected.items()
-        },
+        "detected": {ablation: [_about_detection(found) for found in seeds] for ablation, seeds in detected.items()},
         "sweep": sweep,
-        "weights": {"shares": weights, **shop.choices},
+        "weights": {"shares": weights, CONTRAST: weight},
         "rivals": choices,
         "rows": {row.name: {"cost": row.cost, "seeds": row.seeds, "decisive": row.decisive} for row in listed},
         "treatments": treated,
-        "results": summarise(values, tests, settings.seed),
+        "results": summarise(values, tests, settings.seed, {row.name for row in listed if row.seeds == "none"}),
     }
     write_json(folder / "summary.json", plain(summary))
     return summary
 
 
 def _seeds(settings: Settings, which: str) -> list[int]:
-    count = {"one": 1, "some": min(settings.some, settings.seeds), "all": settings.seeds}[which]
+    count = {"none": 1, "some": min(settings.some, settings.seeds), "all": settings.seeds}[which]
     return [settings.seed + i for i in range(count)]
+
+
+def _about_detection(found: HeadScores) -> dict[str, Any]:
+    """What the tables say of one search for heads; "suppressing": how many have a score above zero."""
+    about = found.provenance
+    return {
+        "copy_accuracy": about["copy_accuracy"],
+        "noise": about["noise"],
+        "unranked": len(about["unranked"]),
+        "suppressing": int((np.nan_to_num(found.scores) > 0).sum()),
+    }
 
 
 def _known(
     lm: LanguageModel, folder: Path, settings: Settings, progress: Progress
-) -> tuple[list[Fact], list[Fact], dict[str, int]]:
+) -> tuple[list[Fact], list[Fact], dict[str, float]]:
     """Facts that the model knows, measured once."""
     path = folder / "known.json"
     if not path.exists():
@@ -141,7 +160,11 @@ def _treatments(
     sets: Mapping[str, Sequence[HeadSet | None]],
     progress: Progress,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Row -> per seed its heads, coefficients, the share of these below one, and how far plain text moved."""
+    """Row -> per seed its heads, coefficients, the share of these below one, and how far plain text moved.
+
+    Raises:
+        InputError: what is on disk was measured with other heads or coefficients.
+    """
     lines, step = Lines(folder / "treatments.jsonl"), progress("text KL")
     given = windows(lm, plain_texts(), settings.text_tokens)
     seen: dict[object, float] = {}
@@ -150,17 +173,23 @@ def _treatments(
         for seed, heads in enumerate(found):
             step(done, total)
             done += 1
-            if f"{row}/{seed}" in lines.done:
+            coefficients = [] if heads is None else list(heads.coefficients or [])
+            now = {"heads": "" if heads is None else str(heads), "coefficients": coefficients}
+            kept = lines.done.get(f"{row}/{seed}")
+            if kept is not None:
+                if any(kept[name] != value for name, value in now.items()):
+                    raise InputError(
+                        f"{lines.path} holds {row!r} with other heads or coefficients; delete that file and the folder "
+                        "answers beside it, or give another output folder."
+                    )
                 continue
             key = content(heads)
             if key not in seen:
                 seen[key] = 0.0 if not key else text_kl(lm, lambda h=heads: scaled(lm, h), given)  # type: ignore[misc]
-            coefficients = [] if heads is None else list(heads.coefficients or [])
             lines.add(
                 {
                     "id": f"{row}/{seed}",
-                    "heads": "" if heads is None else str(heads),
-                    "coefficients": coefficients,
+                    **now,
                     "below_one": sum(c < 1 for c in coefficients) / len(coefficients) if coefficients else None,
                     "text_kl": seen[key],
                 }
@@ -202,5 +231,5 @@ def _answers(
             with row.alone(shop, seed) if missing else nullcontext() as ask:
                 for test, items in asked.items():
                     step = progress(f"answers: {test}, {row.name}")
-                    out[test].setdefault(row.name, []).append(answers.alone(test, items, name, ask, step))
+                    out[test].setdefault(row.name, []).append(answers.alone(test, items, name, ask, step, row.made))
     return out

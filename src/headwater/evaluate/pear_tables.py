@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from headwater.evaluate.pear.questions import CLOSED, CONFLICT, FEW, FIRST, LAST, MANY, MIDDLE, NOISE
+from headwater.evaluate.pear.questions import ASKED, CLOSED, CONFLICT, FEW, FIRST, LAST, MANY, MIDDLE, NOISE
 from headwater.evaluate.pear.rows import PEAR, RANDOM, SEQUENCE_MEAN, VANILLA
-from headwater.evaluate.pear.summary import COMPARED, DOCUMENT, ELSE, LENGTH, REGRESSION, REMEMBERED
+from headwater.evaluate.pear.summary import COMPARED, DOCUMENT, ELSE, F1, LENGTH, REGRESSION, REMEMBERED, SUBSPAN
 from headwater.evaluate.tables import table
 
 Json = Mapping[str, Any]
@@ -19,15 +19,15 @@ MAIN = "pear"  # the folder whose tables have their plain names on a page
 def tables(summary: Json) -> dict[str, str]:
     """Every table of a summary by name.
 
-    sizes, reading, places, memory, gains, controls, harm, sweep, heads, short, made. Those of a run in a folder FOLDER
-    other than "pear" are named FOLDER-sizes and so on, so that a page can hold several models.
+    sizes, reading, places, memory, known, gains, controls, harm, sweep, heads, short, made. Those of a run in a folder
+    FOLDER other than "pear" are named FOLDER-sizes and so on, so that a page can hold several models.
     """
     found = {
         "sizes": _sizes(summary),
-        "reading": _shares(summary, (FEW, MANY)),
+        "reading": _shares(summary, (FEW, F1, SUBSPAN, MANY)),
         "places": _shares(summary, (FIRST, MIDDLE, LAST)),
         "memory": _shares(summary, (DOCUMENT, REMEMBERED, ELSE)),
-        "known": _shares(summary, (CLOSED, NOISE, REGRESSION)),
+        "known": _shares(summary, (ASKED, CLOSED, NOISE, REGRESSION)),
         "gains": _differences(summary, "minus vanilla"),
         "controls": _differences(summary, "PEAR minus"),
         "harm": _harm(summary),
@@ -45,6 +45,8 @@ def _titles(summary: Json) -> dict[str, str]:
     few, many = summary["documents"]["few"], summary["documents"]["many"]
     return {
         FEW: f"gold among {few}",
+        F1: "the same, F1",
+        SUBSPAN: "the same, answer anywhere in what is said",
         MANY: f"gold among {many}",
         FIRST: f"gold first of {many}",
         MIDDLE: "in the middle",
@@ -52,9 +54,10 @@ def _titles(summary: Json) -> dict[str, str]:
         DOCUMENT: "conflict: says the document's",
         REMEMBERED: "says memory's",
         ELSE: "says something else",
-        CLOSED: "without documents",
+        ASKED: "without documents, any fact",
+        CLOSED: "without documents, known facts",
         NOISE: f"beside {summary['config']['noise']} noise documents",
-        REGRESSION: "right alone, wrong beside a harmless document",
+        REGRESSION: "of those right alone, wrong beside a harmless document",
         LENGTH: "words of an answer",
     }
 
@@ -63,11 +66,13 @@ def _sizes(summary: Json) -> str:
     known, config, k = summary["known"], summary["config"], summary["k"]
     return (
         f"K = {k['reported']} of {k['of']} heads (default {k['default']}; the best on development questions was "
-        f"{summary['sweep']['best']}). {config['seeds']} seeds of detection and learning. {known['known']} of "
-        f"{known['asked']} facts about known countries were said right without documents in another wording; tests of "
-        f"memory are about these. Rows marked * were asked {config['questions']} questions of every test at most "
-        f"({config['long']} with the long list), the others the first {config['first']}, those that share no batch the "
-        f"first {config['alone']}."
+        f"{summary['sweep']['best']}). {config['seeds']} seeds of detection and learning. Of {known['asked']} "
+        f"facts about known countries {known['tested'] + known['development']} were said right without documents in "
+        f"another wording, the most frequent answer of a relation not counted: {known['tested']} to test with, "
+        f"{known['development']} to choose with. Counted so, {known['guessed']:.1%} of facts about held-out countries, "
+        f"which no one can know, were said right. Rows marked * were asked {config['questions']} questions of every "
+        f"test at most ({config['long']} with the long list), the others the first {config['first']}, those that "
+        f"share no batch the first {config['alone']}."
     )
 
 
@@ -96,7 +101,7 @@ def _differences(summary: Json, kind: str) -> str:
 
 def _harm(summary: Json) -> str:
     """Text KL, length of answers, cost, coefficients below one."""
-    lengths = summary["results"][LENGTH]["rows"]
+    lengths = summary["results"].get(LENGTH, {"rows": {}})["rows"]
     lines = []
     for row, about in summary["rows"].items():
         treated = summary["treatments"].get(row, [])
@@ -120,7 +125,7 @@ def _harm(summary: Json) -> str:
 
 def _sweep(summary: Json) -> str:
     """Numbers of heads on development questions."""
-    shares, tests = summary["sweep"]["shares"], (FEW, CONFLICT, CLOSED, NOISE)
+    shares, tests = summary["sweep"]["shares"], (FEW, CONFLICT, ASKED, CLOSED, NOISE)
     titles = {**_titles(summary), CONFLICT: "conflict: says the document's"}
     shown = [test for test in tests if test in shares[VANILLA]]
     rows = [[VANILLA, *(f"{shares[VANILLA][test]:.3f}" for test in shown)]]
@@ -145,16 +150,16 @@ def _heads(summary: Json) -> str:
             copies = " to ".join(
                 f"{share:.2f}" for share in sorted({min(found["copy_accuracy"]), max(found["copy_accuracy"])})
             )
-            rows.append(
-                [ablation, seed, ", ".join(f"{h} ({c:.3f})" for h, c in pairs), copies, f"{one['below_one']:.0%}"]
-            )
+            listed = ", ".join(f"{h} ({c:.3f})" for h, c in pairs)
+            listed = listed if found["suppressing"] else f"none suppresses; the nearest: {listed}"
+            rows.append([ablation, seed, listed, copies, f"{one['below_one']:.0%}"])
     return table(["ablation", "seed", "heads (coefficients)", "copies right", "below 1"], rows)
 
 
 def _short(summary: Json) -> str:
     """One model in a few lines: what its page shows where several models stand."""
     names = [row for row, about in summary["rows"].items() if about["decisive"]]
-    shown = [name for name in (FEW, MANY, DOCUMENT, CLOSED, NOISE) if name in summary["results"]]
+    shown = [name for name in (FEW, MANY, DOCUMENT, ASKED, CLOSED, NOISE) if name in summary["results"]]
     titles, results = _titles(summary), summary["results"]
     lines = []
     for row in names:
@@ -162,11 +167,12 @@ def _short(summary: Json) -> str:
         for name in shown:
             gap = results[name]["minus vanilla"].get(row)
             cells.append(_cell(results[name]["rows"].get(row)) if gap is None else _gap(gap))
-        lines.append([row if row == VANILLA else f"{row}, minus vanilla", *cells])
+        lines.append([row if row == VANILLA else f"{row}{_none(summary, row)}, minus vanilla", *cells])
     known, k = summary["known"], summary["k"]
     facts = (
         f"{summary['config']['model']}: K = {k['reported']} of {k['of']}, PEAR's heads {_first(summary)}; "
-        f"{known['known']} of {known['asked']} facts known."
+        f"{known['asked']} facts asked, known {known['tested']} to test with and {known['development']} to choose "
+        f"with; guessed right of held-out facts {known['guessed']:.1%}."
     )
     return f"{facts}\n\n{table(['row', *(titles[name] for name in shown)], lines)}"
 
@@ -188,12 +194,24 @@ def _made(summary: Json) -> str:
 
 
 def _name(summary: Json, row: str) -> str:
-    return f"{row} *" if summary["rows"][row]["decisive"] else row
+    named = row + _none(summary, row)
+    return f"{named} *" if summary["rows"][row]["decisive"] else named
+
+
+def _none(summary: Json, row: str) -> str:
+    """The mark of PEAR's rows where in some seed no head suppresses, and the nearest one was taken."""
+    if row not in (PEAR, SEQUENCE_MEAN) and not row.startswith(f"{PEAR} (K="):
+        return ""
+    found = summary["detected"]["sequence_mean" if row == SEQUENCE_MEAN else "batch_mean"]
+    seeds = sum(not one["suppressing"] for one in found)
+    return f" (no head suppresses in {seeds} of {len(found)} seeds)" if seeds else ""
 
 
 def _counts(results: Mapping[str, Json], row: str) -> str:
-    """Questions per seed, and seeds."""
-    found = sorted({rows[row]["n"] for rows in results.values() if row in rows})
+    """How many; for what a harmless document spoils there are fewer, those that the row gets right alone."""
+    found = sorted({rows[row]["n"] for name, rows in results.items() if row in rows and name != REGRESSION})
+    if not found:
+        return ""
     return " to ".join(str(n) for n in dict.fromkeys((found[0], found[-1])))
 
 

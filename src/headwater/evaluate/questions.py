@@ -15,6 +15,7 @@ from headwater.evaluate.metrics import order as best_first
 from headwater.heads.mass import MassSettings, PreparedDocuments
 from headwater.heads.switches import Order, prompt_order
 from headwater.headset import HeadSet
+from headwater.rank.resolve import ranking_settings
 from headwater.read.reader import Reader
 from headwater.search.bm25 import BM25
 
@@ -27,7 +28,10 @@ Scorer = Callable[[str, Sequence[Document]], Mapping[str, np.ndarray]]
 
 
 def head_scorer(lm: LanguageModel, sets: Mapping[str, HeadSet], order: Order = "reversed", seed: int = 0) -> Scorer:
-    """Scores by every head set out of one forward pass, equal to what `QRRetriever(lm, heads)` gives for each.
+    """Scores by every head set, those that rank with the same switches out of one forward pass.
+
+    In the orders "reversed" and "given" they equal what `QRRetriever(lm, heads, order=order)` gives for each set, which
+    takes some switches from the head set; its "shuffled" draws other orders than this one.
 
     Args:
         lm: the model.
@@ -35,13 +39,20 @@ def head_scorer(lm: LanguageModel, sets: Mapping[str, HeadSet], order: Order = "
         order: of the documents in the prompt; "shuffled" depends on the seed and the query.
         seed: of the shuffling.
     """
+    passes: dict[MassSettings, list[str]] = {}
+    for name, heads in sets.items():
+        passes.setdefault(ranking_settings(lm, heads, {}), []).append(name)
 
     def score(query: str, documents: Sequence[Document]) -> dict[str, np.ndarray]:
         places = prompt_order(order, len(documents), f"{seed}:{query}")
-        mass = PreparedDocuments(lm, documents, lm.anatomy.all_heads, MassSettings(), places).mass(query)
-        for heads in sets.values():
-            mass.require_global(heads.heads)
-        return {name: mass.combined(heads.heads).cpu().numpy() for name, heads in sets.items()}
+        found = {}
+        for settings, names in passes.items():
+            needed = sorted({head for name in names for head in sets[name].heads})
+            mass = PreparedDocuments(lm, documents, needed, settings, places).mass(query)
+            mass.require_global(needed)
+            for name in names:
+                found[name] = mass.combined(sets[name].heads, sets[name].coefficients).cpu().numpy()
+        return {name: found[name] for name in sets}
 
     return score
 

@@ -23,8 +23,8 @@ def markdown(summary: Json) -> dict[str, str]:
     rows = [
         [
             name + (spread if name == "random heads" else ""),
-            _interval(row["nDCG@10"]),
-            _interval(row["R@1"]),
+            interval(row["nDCG@10"]),
+            interval(row["R@1"]),
             f"{row['layers']} of {ranking['layers']}" if row["layers"] else "no model",
         ]
         for name, row in ranking["systems"].items()
@@ -45,11 +45,11 @@ def markdown(summary: Json) -> dict[str, str]:
         "ranking": table(["ranker", "nDCG@10", "recall@1", "layers run"], rows),
         "differences": table(
             ["paired difference", "nDCG@10", "recall@1"],
-            [[name, _interval(row["nDCG@10"]), _interval(row["R@1"])] for name, row in ranking["differences"].items()],
+            [[name, interval(row["nDCG@10"]), interval(row["R@1"])] for name, row in ranking["differences"].items()],
         ),
         "reading": table(
             ["answer from", "normalised exact match"],
-            [[name, _interval(row)] for name, row in reading["systems"].items()],
+            [[name, interval(row)] for name, row in reading["systems"].items()],
         ),
         "made": table(["what", "value"], facts),
         "headline": _headline(ranking),
@@ -63,7 +63,7 @@ def markdown(summary: Json) -> dict[str, str]:
 def _headline(ranking: Json) -> str:
     """The result in one sentence."""
     scores = {name: f"{row['nDCG@10']['mean']:.3f}" for name, row in ranking["systems"].items()}
-    gain = _interval(ranking["differences"]["QR heads - all heads"]["nDCG@10"])
+    gain = interval(ranking["differences"]["QR heads - all heads"]["nDCG@10"])
     return (
         f"On {ranking['n']} questions about {ranking['groups']} countries that the model never saw, its query-focused "
         f"heads rank {ranking['candidates']} documents at nDCG@10 {scores['QR heads']}, all heads together at "
@@ -128,8 +128,10 @@ def _ratio(row: Json) -> str:
     return f"{row['ratio']:.2f} [{row['ratio_min']:.2f}, {row['ratio_max']:.2f}]"
 
 
-def _interval(row: Json) -> str:
-    return f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+def interval(row: Json, signed: bool = False) -> str:
+    """A mean with its interval, three digits each; a difference with its sign."""
+    mark = "+" if signed else ""
+    return f"{row['mean']:{mark}.3f} [{row['low']:{mark}.3f}, {row['high']:{mark}.3f}]"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

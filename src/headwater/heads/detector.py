@@ -92,11 +92,15 @@ class Detector(ABC, Generic[Example]):
         Raises:
             HeadSetError: `top_k` is not between 1 and the number of heads of the model, or fewer heads got a score.
         """
-        total = len(lm.anatomy.all_heads)
-        wanted = self._number_kept(lm.anatomy)
+        wanted = self._checked_number(lm)
+        return self.score(lm, examples, progress).top(wanted)
+
+    def _checked_number(self, lm: LanguageModel) -> int:
+        """How many heads `find` keeps; refused where the model does not have as many."""
+        total, wanted = len(lm.anatomy.all_heads), self._number_kept(lm.anatomy)
         if not 1 <= wanted <= total:
             raise HeadSetError(f"top_k must be between 1 and the {total} heads of {lm.name!r}, got {wanted}.")
-        return self.score(lm, examples, progress).top(wanted)
+        return wanted
 
     def _number_kept(self, anatomy: Anatomy) -> int:
         """How many heads `find` keeps of a model."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from headwater.data.conflict import ConflictLike, conflict_fingerprint, read_conflicts
-from headwater.errors import HeadSetError, InputError, ModelError
+from headwater.errors import InputError, ModelError
 from headwater.heads.conflict_prompts import Kind, Toward, prompts_for
 from headwater.heads.detector import Detector, Progress
 from headwater.headset import Head, HeadScores, HeadSet
@@ -86,10 +86,7 @@ class JuiceHeads(Detector[ConflictLike]):
             ModelError: no head helps in all kinds of prompts.
             InputError, ContextOverflowError: as `score`.
         """
-        total = len(lm.anatomy.all_heads)
-        wanted = default_juice_heads(lm.anatomy) if self.top_k is None else self.top_k
-        if not 1 <= wanted <= total:
-            raise HeadSetError(f"top_k must be between 1 and the {total} heads of {lm.name!r}, got {wanted}.")
+        wanted = self._checked_number(lm)
         scores = self.score(lm, examples, progress)
         up, down = (np.array(scores.provenance[name]) for name in ("up", "down"))
         up_sum, down_sum = up.sum(0), down.sum(0)
@@ -102,6 +99,9 @@ class JuiceHeads(Detector[ConflictLike]):
             )
         provenance = {**scores.provenance, "boosted": boosted, "cut": cut}
         return juiced(HeadSet([*boosted, *cut], None, scores.scores, provenance), self.boost, self.cut)
+
+    def _number_kept(self, anatomy: Anatomy) -> int:
+        return default_juice_heads(anatomy) if self.top_k is None else self.top_k
 
     def score(
         self, lm: LanguageModel, examples: Sequence[ConflictLike] | None = None, progress: Progress | None = None

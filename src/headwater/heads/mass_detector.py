@@ -14,7 +14,7 @@ import torch
 
 from headwater.data.documents import Document, RankingExample
 from headwater.errors import InputError
-from headwater.heads.detector import Detector, Progress, built_in_examples, default_top_k
+from headwater.heads.detector import Detector, Progress, built_in_examples
 from headwater.heads.mass import PreparedDocuments
 from headwater.heads.stopping import StopRule
 from headwater.heads.switches import MassSettings, Order, check_choice, prompt_order
@@ -91,7 +91,7 @@ class MassDetector(Detector[RankingExample]):
         ]
         if not used:
             raise InputError("No example lists a relevant document, so there is nothing to find heads with.")
-        rule, wanted = None, default_top_k(lm.anatomy) if self.top_k is None else self.top_k
+        rule, wanted = None, self._number_kept(lm.anatomy)
         if self.stop_when_stable:
             random.Random(f"{self.seed}:examples").shuffle(used)
             rule = StopRule(self.seed, EVERY)

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 
 from headwater.data.conflict import ConflictLike, conflict_fingerprint, read_conflicts
-from headwater.errors import HeadSetError, InputError, ModelError
+from headwater.errors import InputError, ModelError
 from headwater.heads.conflict_prompts import ConflictPrompt, Toward, prompts_for
 from headwater.heads.detector import Detector, Progress
 from headwater.headset import HeadScores, HeadSet
 from headwater.instrument.replay import replay
 from headwater.instrument.scaled_logits import scaled_log_probabilities
+from headwater.model.anatomy import Anatomy
 from headwater.model.lm import LanguageModel
 from headwater.model.memory import within_memory
 
@@ -78,15 +79,15 @@ class Ph3Heads(Detector[ConflictLike]):
             HeadSetError: `top_k` is out of range.
             ModelError: no head's removal moves the model that way.
         """
-        total = len(lm.anatomy.all_heads)
-        wanted = min(MOST, total) if self.top_k is None else self.top_k
-        if not 1 <= wanted <= total:
-            raise HeadSetError(f"top_k must be between 1 and the {total} heads of {lm.name!r}, got {wanted}.")
+        wanted = self._checked_number(lm)
         found = self.score(lm, examples, progress)
         moving = int((np.nan_to_num(found.scores, nan=-1.0) > 0).sum())
         if not moving:
             raise ModelError(f"The removal of no head moves {lm.name!r} towards its {self.toward}.")
         return found.top(min(wanted, moving))
+
+    def _number_kept(self, anatomy: Anatomy) -> int:
+        return min(MOST, len(anatomy.all_heads)) if self.top_k is None else self.top_k
 
     def score(
         self, lm: LanguageModel, examples: Sequence[ConflictLike] | None = None, progress: Progress | None = None

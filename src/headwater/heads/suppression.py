@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from headwater.data.documents import RankingExample
-from headwater.errors import HeadSetError, InputError, ModelError
+from headwater.errors import InputError, ModelError
 from headwater.heads.detector import Detector, Progress
 from headwater.headset import HeadScores, HeadSet
 from headwater.instrument.layer_replay import layer_replay
@@ -105,10 +105,7 @@ class SuppressionHeads(Detector):
             HeadSetError: `top_k` is out of range.
             ModelError: the model does not copy, or no head suppresses.
         """
-        total = len(lm.anatomy.all_heads)
-        wanted = default_suppressors(lm.anatomy) if self.top_k is None else self.top_k
-        if not 1 <= wanted <= total:
-            raise HeadSetError(f"top_k must be between 1 and the {total} heads of {lm.name!r}, got {wanted}.")
+        wanted = self._checked_number(lm)
         scores = self.score(lm, examples, progress)
         ranked = scores.top(min(wanted, int(np.isfinite(scores.scores).sum())))
         changes = np.array(scores.provenance["change"])
@@ -123,6 +120,9 @@ class SuppressionHeads(Detector):
         if unranked:
             logger.warning("Within noise, so that their order says little: %s.", ", ".join(unranked))
         return HeadSet(kept, scores=ranked.scores, provenance=ranked.provenance)
+
+    def _number_kept(self, anatomy: Anatomy) -> int:
+        return default_suppressors(anatomy) if self.top_k is None else self.top_k
 
     def score(
         self, lm: LanguageModel, examples: Sequence[RankingExample] | None = None, progress: Progress | None = None
@@ -214,7 +214,7 @@ class SuppressionHeads(Detector):
         if self.combine == "mean_rank":
             ranks = [(-grid).ravel().argsort(kind="stable").argsort().reshape(grid.shape) for grid in per_run]
             return np.where(np.isnan(per_run[0]), np.nan, -np.mean(ranks, axis=0))
-        wanted = default_suppressors(anatomy) if self.top_k is None else self.top_k
+        wanted = self._number_kept(anatomy)
         counts = np.zeros_like(per_run[0])
         for grid in per_run:
             for head in HeadScores(grid).top(min(wanted, int(np.isfinite(grid).sum()))).heads:

@@ -9,8 +9,7 @@ import torch
 from headwater.errors import ContextOverflowError, InputError, ModelError
 from headwater.headset import HeadSet
 from headwater.instrument.interface import refuse_compiled
-from headwater.instrument.scaled_variants import _growing, _multiplied, factor_grid
-from headwater.model.anatomy import FAMILIES
+from headwater.instrument.scaled_variants import factor_grid, first_layers, growing, multiplied, whole_batch
 from headwater.model.lm import LanguageModel
 from headwater.model.memory import within_memory
 
@@ -58,8 +57,7 @@ def scaled_log_probabilities(
         )
     refuse_compiled(lm)
     factors = factor_grid(lm, sets)
-    layers = lm.anatomy.num_layers
-    first = [next((layer for layer in range(layers) if (grid[layer] != 1).any()), layers) for grid in factors]
+    first = first_layers(factors)
     order = sorted(range(len(sets)), key=lambda place: first[place])
     out = torch.empty(len(sets), len(tokens), dtype=torch.float64)
     for start in range(0, len(order), rows):
@@ -82,12 +80,12 @@ def scaled_log_probabilities(
 def _logits(lm: LanguageModel, ids: Sequence[int], factors: torch.Tensor, first: Sequence[int]) -> torch.Tensor:
     """Next-token logits `[sets, vocabulary]`; sets stand in the order of the first layer that they change."""
     prompt = torch.tensor([list(ids)], device=lm.device)
-    whole = not FAMILIES[lm.anatomy.family].interface or lm.model.config._attn_implementation == "eager"
-    if whole or lm.anatomy.headless:  # masks, biases or states have a row per sequence from the beginning
-        with _multiplied(lm, factors):
-            logits: torch.Tensor = lm.model(input_ids=prompt.expand(len(first), -1), use_cache=False).logits[:, -1]
-        return logits
-    with _growing(lm, first), _multiplied(lm, torch.cat([torch.ones_like(factors[:1]), factors])):
+    if whole_batch(lm) or lm.anatomy.headless:  # masks, biases or states have a row per sequence from the beginning
+        with multiplied(lm, factors):
+            every = lm.model(input_ids=prompt.expand(len(first), -1), use_cache=False, logits_to_keep=1)
+        last: torch.Tensor = every.logits[:, -1]
+        return last
+    with growing(lm, first), multiplied(lm, torch.cat([torch.ones_like(factors[:1]), factors])):
         logits = lm.model(input_ids=prompt, use_cache=False, logits_to_keep=1).logits[:, -1]
     rows = [0 if layer == lm.anatomy.num_layers else 1 + place for place, layer in enumerate(first)]
     return logits[torch.tensor(rows, device=logits.device)]

@@ -64,7 +64,7 @@ def decode_scaled(
         raise ModelError(f"{lm.name!r} has layers without attention, whose state cannot be copied for each head set.")
     refuse_compiled(lm)
     factors = factor_grid(lm, sets)
-    first = [next((i for i, row in enumerate(grid) if (row != 1).any()), lm.anatomy.num_layers) for grid in factors]
+    first = first_layers(factors)
     order = sorted(range(len(sets)), key=lambda place: first[place])
     out: list[list[int]] = [[] for _ in sets]
     for start in range(0, len(order), rows):
@@ -90,6 +90,17 @@ def factor_grid(lm: LanguageModel, sets: Sequence[HeadSet | None]) -> torch.Tens
     return out
 
 
+def first_layers(factors: torch.Tensor) -> list[int]:
+    """The first layer that each set changes, from `factor_grid`; the number of layers where it changes none."""
+    layers = factors.shape[1]
+    return [next((layer for layer in range(layers) if (grid[layer] != 1).any()), layers) for grid in factors]
+
+
+def whole_batch(lm: LanguageModel) -> bool:
+    """Whether every row has to run through all layers: attention or masks count the rows before the first layer."""
+    return not FAMILIES[lm.anatomy.family].interface or lm.model.config._attn_implementation == "eager"
+
+
 def _placed(finished: Finished | None, part: Sequence[int]) -> Finished | None:
     """`finished` for rows that stand in another order than the sets."""
     if finished is None:
@@ -109,11 +120,11 @@ def _decode(
     """New ids per set; sets stand in the order of the first layer that they change, `factors` `[sets, layers, H]`."""
     count = len(first)
     prompt = torch.tensor([list(ids)], device=lm.device)
-    if not FAMILIES[lm.anatomy.family].interface or lm.model.config._attn_implementation == "eager":
-        with _multiplied(lm, factors):
+    if whole_batch(lm):
+        with multiplied(lm, factors):
             read = lm.model(input_ids=prompt.expand(count, -1), use_cache=True, logits_to_keep=1)
             return continuation(lm, read.logits[:, -1], read.past_key_values, max_new_tokens, finished)
-    with _growing(lm, first), _multiplied(lm, torch.cat([torch.ones_like(factors[:1]), factors])):
+    with growing(lm, first), multiplied(lm, torch.cat([torch.ones_like(factors[:1]), factors])):
         read = lm.model(input_ids=prompt, use_cache=True, logits_to_keep=1)
 
     def own(layer: int) -> torch.Tensor:
@@ -123,12 +134,12 @@ def _decode(
     for layer, cached in enumerate(read.past_key_values.layers):
         cached.batch_select_indices(own(layer).to(cached.keys.device))
     logits = read.logits[own(lm.anatomy.num_layers - 1).to(read.logits.device), -1]
-    with _multiplied(lm, factors):
+    with multiplied(lm, factors):
         return continuation(lm, logits, read.past_key_values, max_new_tokens, finished)
 
 
 @contextmanager
-def _growing(lm: LanguageModel, first: Sequence[int]) -> Iterator[None]:
+def growing(lm: LanguageModel, first: Sequence[int]) -> Iterator[None]:
     """Layer l gets further copies of row 0, one for each set that begins there."""
     with exclusive(lm), ExitStack() as stack:
         for layer, block in enumerate(decoder_layers(lm.model)):
@@ -146,7 +157,7 @@ def _growing(lm: LanguageModel, first: Sequence[int]) -> Iterator[None]:
 
 
 @contextmanager
-def _multiplied(lm: LanguageModel, factors: torch.Tensor) -> Iterator[None]:
+def multiplied(lm: LanguageModel, factors: torch.Tensor) -> Iterator[None]:
     """Multiply heads' outputs row by row: `factors` `[rows, layers, H]`, of which a batch takes the first ones."""
     with exclusive(lm), ExitStack() as stack:
         for layer, projection in output_projections(lm.model).items():

@@ -121,7 +121,7 @@ def _add_controls(
     found: list[Cell],
     missing: list[Missing],
 ) -> None:
-    """Random, layer-matched and bottom heads of one size, for the first order; what cannot be drawn goes to `missing`."""
+    """Random, layer-matched and bottom heads of one size; what cannot be drawn goes to `missing`."""
     order, total = orders[0], len(lm.anatomy.all_heads)
     top = order[:k]
     outside, own = _never_drawn(total, orders, k), _never_drawn(total, orders[:1], k)

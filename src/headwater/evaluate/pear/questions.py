@@ -1,8 +1,10 @@
 """The questions of the PEAR experiment: reading about unseen countries, and memory against documents about known ones.
 
 What a model knows is measured first: it answers questions about the known countries without documents, in one wording.
-Facts it gets right there are *known*; they are tested in other wordings. A fifth of the known countries serves
-development only, as do the development countries.
+Facts it gets right there are *known*, but for those whose answer is the relation's most frequent one, which a guess
+gets right; known facts are tested in other wordings. Tests of known facts are thus conditional on what the model as it
+is gets right, and overstate what a treatment spoils; `ASKED` takes facts as they come. A fifth of the known countries
+serves development only, as do the development countries.
 """
 
 from __future__ import annotations
@@ -25,11 +27,12 @@ from headwater.model.lm import LanguageModel
 from headwater.prompt import prompt_template
 
 FEW, MANY, FIRST, MIDDLE, LAST = "few", "many", "first", "middle", "last"
-CONFLICT, CLOSED, NOISE, HARMLESS = "conflict", "closed", "noise", "harmless"
+CONFLICT, ASKED, CLOSED, NOISE, HARMLESS = "conflict", "asked", "closed", "noise", "harmless"
 READING = (FEW, MANY, FIRST, MIDDLE, LAST)
-MEMORY = (CONFLICT, CLOSED, NOISE, HARMLESS)
+MEMORY = (CONFLICT, ASKED, CLOSED, NOISE, HARMLESS)
 ASKED_FIRST, TESTED = 0, (-1, 1, 2)  # wordings: which facts are known; how they are tested
 DEVELOPMENT_SHARE = 5  # every fifth known country
+GUESSES = 500  # held-out facts that show how much is guessed right
 CHUNK, BATCH = 512, 32
 Fact = tuple[str, str]
 
@@ -70,23 +73,36 @@ def tests(lm: LanguageModel, settings: Settings, known: Sequence[Fact]) -> tuple
     out = {FEW: [_item(e) for e in _reading("held_out", n, settings.few, seed)], MANY: [_item(e) for e in long]}
     for name, place in ((FIRST, 0), (MIDDLE, many // 2), (LAST, many - 1)):
         out[name] = [_item(e, place) for e in long[: settings.places]]
-    return out | about_memory(known, n, settings), many
+    return out | about_memory(known, every_fact(settings)[0], n, settings), many
 
 
 def development(settings: Settings, known: Sequence[Fact]) -> Tests:
     """Items to choose on: development countries to read about, and known facts of countries that are not tested."""
     n = settings.development
     found = {FEW: [_item(e) for e in _reading("development", n, settings.few, settings.seed)]}
-    return found | {name: rows for name, rows in about_memory(known, n, settings).items() if name != HARMLESS}
+    about = about_memory(known, every_fact(settings)[1], n, settings)
+    return found | {name: rows for name, rows in about.items() if name != HARMLESS}
 
 
-def about_memory(known: Sequence[Fact], n: int, settings: Settings) -> Tests:
+def every_fact(settings: Settings) -> tuple[list[Fact], list[Fact]]:
+    """The facts of the known countries in random order, known to the model or not: to test with, to choose with."""
+    names = sorted(world.countries("known"))
+    random.Random(f"headwater/pear/{settings.seed}").shuffle(names)
+    choosing = set(names[::DEVELOPMENT_SHARE])
+    facts = [(country, relation) for country in names for relation in world.facts(country)]
+    random.Random(settings.seed).shuffle(facts)
+    return [fact for fact in facts if fact[0] not in choosing], [fact for fact in facts if fact[0] in choosing]
+
+
+def about_memory(known: Sequence[Fact], every: Sequence[Fact], n: int, settings: Settings) -> Tests:
     """Items about known facts: alone, beside an edited document, beside noise, beside one harmless document.
 
-    The facts in their order in a wording that no training text has, then in others, until there are `n`.
+    The facts in their order in a wording that no training text has, then in others, until there are `n`. `ASKED` holds
+    `every` fact alone, in the same wordings, known or not.
     """
     asked = _asked(known, settings.seed)
     out: Tests = {name: [] for name in MEMORY}
+    out[ASKED] = [Item(q.id, q.country, q.text, (), q.answers) for q in islice(_asked(every, settings.seed), n)]
     for q in islice(asked, n):
         draw = random.Random(f"headwater/pear/{q.id}/{settings.seed}")
         beside = distractors(q, "known", settings.noise, draw, False, avoid=q.answers[:1])
@@ -100,10 +116,12 @@ def about_memory(known: Sequence[Fact], n: int, settings: Settings) -> Tests:
     return out
 
 
-def conflicts(known: Sequence[Fact], n: int, settings: Settings) -> list[world.ReadingExample]:
+def conflicts(
+    known: Sequence[Fact], n: int, settings: Settings, wordings: Sequence[int] = TESTED
+) -> list[world.ReadingExample]:
     """Known facts beside their document, edited to state another answer; facts without another answer are skipped."""
     out: list[world.ReadingExample] = []
-    for q in _asked(known, settings.seed):
+    for q in _asked(known, settings.seed, wordings):
         if len(out) == n:
             break
         answer = other_answer(q, random.Random(f"headwater/pear/conflict/{q.id}/{settings.seed}"))
@@ -111,6 +129,13 @@ def conflicts(known: Sequence[Fact], n: int, settings: Settings) -> list[world.R
             shown = (counterfactual(q, answer),)
             out.append(world.ReadingExample(q, shown, (0,), accepted(q.relation, answer)))
     return out
+
+
+def to_find_with(known: Sequence[Fact], n: int, settings: Settings) -> list[world.ReadingExample]:
+    """`n` conflicts that `development` does not hold; where there are too few, in the wording of no other test."""
+    chosen = settings.development
+    found = conflicts(known, chosen + n, settings)[chosen:]
+    return found + conflicts(known, n - len(found), settings, (ASKED_FIRST,))
 
 
 def harmless(q: Question, draw: random.Random) -> Document:
@@ -123,15 +148,19 @@ def harmless(q: Question, draw: random.Random) -> Document:
             return document
 
 
-def known_facts(lm: LanguageModel, settings: Settings, step: Step) -> tuple[list[Fact], list[Fact], dict[str, int]]:
-    """Facts that the model knows without documents: to test with, to choose with; and how many were asked.
+def known_facts(lm: LanguageModel, settings: Settings, step: Step) -> tuple[list[Fact], list[Fact], dict[str, float]]:
+    """Facts that the model knows without documents: to test with, to choose with; and counts.
 
-    Facts are asked in random order until there are enough, or all have been.
+    Facts are asked in random order until there are enough, or all have been. Those whose answer is the most frequent of
+    their relation are not counted among the known. What is left of guessing shows in facts that the model cannot know:
+    counts["guessed"] is the share said right of up to 500 about held-out countries, asked and counted in the same way.
+
+    Returns:
+        Facts to test with, facts to choose with, and "asked", "tested", "development" (numbers), "guessed" (a share).
     """
-    names = sorted(world.countries("known"))
-    random.Random(f"headwater/pear/{settings.seed}").shuffle(names)
-    choosing = set(names[::DEVELOPMENT_SHARE])
-    facts = [(country, relation) for country in names for relation in world.facts(country)]
+    parts = every_fact(settings)
+    facts = [fact for part in parts for fact in part]
+    choosing = {country for country, _ in parts[1]}
     draw = random.Random(settings.seed)
     draw.shuffle(facts)
     tested: list[Fact] = []
@@ -142,13 +171,28 @@ def known_facts(lm: LanguageModel, settings: Settings, step: Step) -> tuple[list
             break
         step(start, len(facts))
         part = facts[start : start + CHUNK]
-        put = [question(country, relation, ASKED_FIRST, draw) for country, relation in part]
-        for fact, q, said in zip(part, put, recalled(lm, [q.text for q in put], settings.new_tokens), strict=True):
-            if world.exact_match(said, q.answers):
-                (chosen if fact[0] in choosing else tested).append(fact)
+        for fact in _right(lm, part, settings, draw):
+            (chosen if fact[0] in choosing else tested).append(fact)
         asked += len(part)
+    unseen = [(country, relation) for country in world.countries("held_out") for relation in world.facts(country)]
+    draw.shuffle(unseen)
+    unseen = [fact for fact in unseen if not _most_frequent(fact)][:GUESSES]
+    guessed = len(_right(lm, unseen, settings, draw)) / len(unseen)
     step(len(facts), len(facts))
-    return tested, chosen, {"asked": asked, "known": len(tested) + len(chosen)}
+    return tested, chosen, {"asked": asked, "tested": len(tested), "development": len(chosen), "guessed": guessed}
+
+
+def _right(lm: LanguageModel, facts: Sequence[Fact], settings: Settings, draw: random.Random) -> list[Fact]:
+    """Facts said right without documents, but for those that the most frequent answer of the relation gets right."""
+    put = [question(country, relation, ASKED_FIRST, draw) for country, relation in facts]
+    said = recalled(lm, [q.text for q in put], settings.new_tokens)
+    pairs = zip(facts, put, said, strict=True)
+    return [fact for fact, q, text in pairs if world.exact_match(text, q.answers) and not _most_frequent(fact)]
+
+
+def _most_frequent(fact: Fact) -> bool:
+    country, relation = fact
+    return bool(world.exact_match(world.majority_answer(relation), accepted(relation, world.facts(country)[relation])))
 
 
 @torch.no_grad()
@@ -201,8 +245,8 @@ def _item(example: world.ReadingExample, place: int | None = None) -> Item:
     return Item(q.id, q.country, q.text, tuple(shown), example.stated)
 
 
-def _asked(known: Sequence[Fact], seed: int) -> Iterator[Question]:
+def _asked(known: Sequence[Fact], seed: int, wordings: Sequence[int] = TESTED) -> Iterator[Question]:
     draw = random.Random(seed)
-    for wording in TESTED:
+    for wording in wordings:
         for country, relation in known:
             yield question(country, relation, wording, draw)

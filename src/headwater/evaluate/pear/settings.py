@@ -24,6 +24,7 @@ class Settings:
         noise: documents that do not hold the answer.
         seeds: of detection and learning together; random sets are as many.
         some: seeds of the slower controls.
+        twice: the first so many development questions of every kind, for a rival that takes two runs per token.
         top_k: heads (None: chosen on the development questions among the default number and `sizes`).
         sizes: numbers of heads to choose from, beside the default one.
         constants: factors for the same heads without learning.
@@ -47,10 +48,11 @@ class Settings:
     noise: int = 4
     seeds: int = 5
     some: int = 3
+    twice: int = 50
     top_k: int | None = None
     sizes: tuple[int, ...] = (4, 8)
     constants: tuple[float, ...] = (0.5, 0.7, 0.9)
-    weights: tuple[float, ...] = (0.5, 1.0)
+    weights: tuple[float, ...] = (0.25, 0.5, 1.0, 1.5)
     steps: int = 60
     runs: tuple[Run, ...] = RUNS
     min_copy_accuracy: float = 0.2
@@ -75,9 +77,11 @@ class Settings:
             "many": 3,
             "noise": 1,
         }
-        for name, smallest in {**least, "seeds": 1, "some": 1, "steps": 1, "new_tokens": 1}.items():
+        for name, smallest in {**least, "seeds": 1, "some": 1, "twice": 1, "steps": 1, "new_tokens": 1}.items():
             if getattr(self, name) < smallest:
                 raise InputError(f"{name} must be at least {smallest}, got {getattr(self, name)}.")
+        if self.top_k is not None and self.top_k < 1:
+            raise InputError(f"top_k must be at least 1, got {self.top_k}.")
 
     @classmethod
     def of_size(cls, questions: int | None = None, top_k: int | None = None, seed: int = 0) -> Settings:
@@ -85,7 +89,6 @@ class Settings:
         own = cls(top_k=top_k, seed=seed)
         if questions is None:
             return own
-        less = {
-            name: min(getattr(own, name), questions) for name in ("long", "first", "places", "alone", "development")
-        }
+        limited = ("long", "first", "places", "alone", "development", "twice")
+        less = {name: min(getattr(own, name), questions) for name in limited}
         return replace(own, questions=questions, **less)

@@ -31,14 +31,12 @@ class Workshop:
         lm: the model.
         settings: sizes and seeds.
         default_k: 30 of 1,024 heads in proportion.
-        choices: settings that were chosen on development questions, by name (filled by the job).
     """
 
     def __init__(self, lm: LanguageModel, folder: Path, settings: Settings, progress: Progress) -> None:
         """Make the folder."""
         self.lm, self.settings = lm, settings
         self.default_k = default_suppressors(lm.anatomy)
-        self.choices: dict[str, float] = {}
         self._folder, self._progress = folder / "heads", progress
         self._folder.mkdir(parents=True, exist_ok=True)
 
@@ -60,7 +58,8 @@ class Workshop:
     def heads(self, k: int, seed: int, order: Order = "suppressing", ablation: Ablation = "batch_mean") -> HeadSet:
         """The first k heads in an order of their scores.
 
-        "suppressing": highest first, of which only those above zero, but at least one. "helpful": lowest first.
+        "suppressing": highest first, of which only those above zero, but at least one (so that a long run is not lost
+        where no head suppresses: the tables mark it). "helpful": lowest first.
         "neutral": nearest to zero first. "shuffled": highest first after the scores were dealt out anew.
         """
         found = self.scores(seed, ablation)
