@@ -86,7 +86,7 @@ def test_a_model_that_finds_no_needle_lacks_those_heads_only(finished, tmp_path,
             shutil.copy(path, tmp_path)
 
     def nothing(*_):
-        raise NoAcceptedRunsError("No needle was found.")
+        raise NoAcceptedRunsError("No needle was found.", reasons={}, responses=[])
 
     monkeypatch.setattr(heads_masks, "MASKED_TASKS", MASKED)
     monkeypatch.setattr(heads_found.RetrievalHeads, "score", nothing)
