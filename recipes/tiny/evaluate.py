@@ -22,6 +22,7 @@ from headwater.evaluate.metrics import order
 from headwater.evaluate.questions import head_scorer, random_document_answer
 from headwater.evaluate.statistics import mean_interval, paired_difference
 from headwater.evaluate.tables import fill_page
+from headwater.evaluate.tables import table as markdown_table
 from headwater.evaluate.tasks.qed import Qed
 from headwater.evaluate.tasks.squad import Squad
 from headwater.heads.query_focused import QueryFocusedHeads
@@ -249,6 +250,44 @@ def table(rows: Json, kinds: bool = False) -> str:
     return "\n".join(lines)
 
 
+def aims(result: Json) -> str:
+    """What was aimed at beside what was reached."""
+    read, places, copied = result["reading"], result["places"].values(), result["copying"].values()
+
+    def shares(part: str, *names: str) -> str:
+        return " / ".join(f"{result[part][name]['mean']:.3f}" for name in names)
+
+    def among(count: int, kind: str = "") -> str:
+        wordings = ("trained wordings", "new wording")
+        return " / ".join(f"{read[f'gold among {count}{kind}, {wording}']['mean']:.3f}" for wording in wordings)
+
+    ratio = min(row["mean"] for row in places) / max(row["mean"] for row in places)
+    ranked = result["ranking"]["same split"]
+    rows = [
+        ["closed book, known facts, new wording", "0.85", shares("closed book", "known, model")],
+        ["one document: trained wordings / new wording", "0.90", among(1)],
+        ["gold among five", "0.85", among(5)],
+        ["gold among five, look-alikes", "", among(5, " (look-alikes)")],
+        ["gold among twenty", "0.70", among(20)],
+        ["gold among twenty, look-alikes", "", among(20, " (look-alikes)")],
+        ["gold first, eleventh, last of twenty: worst over best", "0.85", f"{ratio:.3f}"],
+        ["copying 7 to 80 tokens: worst / best length", "0.95", f"{min(copied):.3f} / {max(copied):.3f}"],
+        [
+            "conflict: document / memory / anything else",
+            "0.25-0.75 / at least 0.20 / at most 0.15",
+            shares("conflict", *result["conflict"]),
+        ],
+        ["noise: of what is known, kept", "0.50-0.90", shares("noise", list(result["noise"])[-1])],
+        ["needle at 512 / 1,024 / 2,048 tokens", "0.80 / 0.70 / 0.60", shares("needle", *result["needle"])],
+        [
+            "recall@1 of twenty: QR heads / all heads",
+            "0.85, not below all heads",
+            f"{ranked['QR heads']['mean']:.3f} / {ranked['all heads']['mean']:.3f}",
+        ],
+    ]
+    return markdown_table(["test", "aim", "reached"], rows)
+
+
 def tables(result: Json) -> dict[str, str]:
     """The tables of the page by name."""
     copying = " | ".join(f"{share:.3f}" for share in result["copying"].values())
@@ -256,6 +295,7 @@ def tables(result: Json) -> dict[str, str]:
     made = result["made"]
     machine = ", ".join(f"{k} {v}" for k, v in made["machine"].items())
     return {
+        "aims": aims(result),
         "copying": f"| block length | {lengths} |\n|{'---|' * (len(result['copying']) + 1)}\n| right | {copying} |",
         "reading": table(result["reading"], kinds=True),
         "memory": table(result["closed book"], kinds=True),
