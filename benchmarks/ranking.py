@@ -1,22 +1,28 @@
 """What ranking a list costs: headwater's way beside the published procedure, on the same random models in one run.
 
     python -m benchmarks.ranking --page docs/results/heads.md     # about 8 minutes on two idle cores
+    python -m benchmarks.ranking --released PYTHON CHECKOUT       # and the released code beside it
 
-*Published*: for every query, and again for the null query, the documents are prefilled through every layer with the
-model's own kernel; then the attention rows of the tail are rebuilt for all heads of all layers. Written here from the
-description of the method (arXiv 2506.09944, arXiv 2410.02642; the prompt, the calibration and the filter are the same),
-as plainly as it can be; the language-model head does not run. *headwater*: `QRRetriever` with 16 heads, which stops at
+*Published*: for every query the documents are prefilled through every layer with the model's own kernel, the null
+query going on from the same keys and values; the attention rows of both tails are rebuilt for all heads of all layers.
+Written here as plainly as it can be (arXiv 2506.09944, arXiv 2410.02642; the prompt, the calibration and the filter are
+the same); the language-model head does not run. *headwater*: `QRRetriever` with 16 heads, which stops at
 the deepest of them (two thirds of the layers, where the published set for Llama-3.1-8B on NQ ends), prefills the
 documents once, and runs query and null query packed; then ten further queries over the same documents. Both ways have
-to give the same document scores where both use all heads; the largest difference is reported.
+to give the same document scores where both use all heads; the largest difference is reported. *Released*: the authors'
+code (`released_qrhead.py`), in an environment of its own with transformers 4.44, interleaved with the others; its
+document scores are compared with those of `QRRetriever(template="bare")`, for all heads and for the 16.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import statistics
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -25,10 +31,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import DynamicCache
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, repeat_kv
 
 import headwater as hw
-from benchmarks.models import SHAPES, VOCABULARY, random_llama
+from benchmarks.models import KNOWN_WORDS, SHAPES, random_llama
 from headwater.evaluate.files import made_with, write_json
 from headwater.evaluate.tables import fill_page, table
 from headwater.heads.mass import PreparedDocuments
@@ -42,40 +49,44 @@ Json = dict[str, Any]
 
 
 class Published:
-    """Document scores by all heads of all layers, every query and the null query from the first token."""
+    """Document scores by all heads of all layers; documents are prefilled for every query, once."""
 
     def __init__(self, lm: LanguageModel) -> None:
         """Take a Llama."""
         self._lm = lm
         self._template = prompt_template(lm.tokenizer)
-        self._start = 0
+        self._start = self._tail = 0
         self._sum = torch.zeros(0)
 
     @torch.no_grad()
     def score(self, query: str, documents: list[hw.Document]) -> np.ndarray:
         """Sum over all heads of the calibrated, filtered attention to each document."""
         prefix = self._template.prefix(documents)
-        asked, empty = (self._attention(prefix.ids, self._template.tail(text)) for text in (query, "N/A"))
-        calibrated = asked - empty
+        cache = DynamicCache()
+        tail = self._template.tail(query)
+        asked = self._attention(prefix.ids, tail, cache)
+        cache.crop(-len(tail))
+        calibrated = asked - self._attention(prefix.ids, self._template.tail("N/A"), cache)
         scores = []
         for start, end in prefix.spans:
             inside = calibrated[start:end]
             scores.append(inside[inside > inside.mean() - 2 * inside.std()].sum().item())
         return np.array(scores)
 
-    def _attention(self, prefix: list[int], tail: list[int]) -> torch.Tensor:
-        """Attention of the tail to the prefix, mean over the tail, sum over all heads."""
-        self._start, self._sum = len(prefix), torch.zeros(len(prefix))
+    def _attention(self, prefix: list[int], tail: list[int], cache: DynamicCache) -> torch.Tensor:
+        """Attention of the tail to the prefix, mean over the tail, sum over heads; runs what the cache lacks."""
+        done = cache.get_seq_length()
+        self._start, self._tail, self._sum = len(prefix), len(tail), torch.zeros(len(prefix))
         decoder = self._lm.model.model
         hooks = [layer.self_attn.register_forward_hook(self._rows, with_kwargs=True) for layer in decoder.layers]
-        decoder(input_ids=torch.tensor([prefix + tail]), use_cache=True)
+        decoder(input_ids=torch.tensor([(prefix + tail)[done:]]), past_key_values=cache, use_cache=True)
         for hook in hooks:
             hook.remove()
         return self._sum
 
     def _rows(self, module: Any, args: Any, kwargs: Json, output: Any) -> None:
-        hidden = kwargs["hidden_states"][:, self._start :]
-        cos, sin = (part[:, self._start :] for part in kwargs["position_embeddings"])
+        hidden = kwargs["hidden_states"][:, -self._tail :]
+        cos, sin = (part[:, -self._tail :] for part in kwargs["position_embeddings"])
         query = module.q_proj(hidden).view(1, hidden.shape[1], -1, module.head_dim).transpose(1, 2)
         query, _ = apply_rotary_pos_emb(query, query, cos, sin)
         key = repeat_kv(kwargs["past_key_values"].layers[module.layer_idx].keys, module.num_key_value_groups)
@@ -85,10 +96,39 @@ class Published:
         self._sum += logits.float().softmax(-1).mean(2).sum(1)[0, : self._start]
 
 
+class Released:
+    """The released code in another process: `score` gives document scores and the seconds they took there."""
+
+    def __init__(self, where: tuple[Path, Path], lm: LanguageModel, folder: Path) -> None:
+        """Save the model for it, and start it; `where` is the interpreter and the checkout."""
+        python, checkout = where
+        lm.save(folder)
+        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"  # the name that transformers 4 knows
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+        script = Path(__file__).with_name("released_qrhead.py")
+        command = [str(python), str(script), str(checkout), str(folder), str(torch.get_num_threads())]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def score(self, heads: str, query: str, documents: list[hw.Document]) -> tuple[np.ndarray, float]:
+        """By "full_heads" or heads such as "3-1,4-0": summed over heads, mean over the tail."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        asked = {"heads": heads, "query": query, "documents": [document.text for document in documents]}
+        self._process.stdin.write(json.dumps(asked) + "\n")
+        self._process.stdin.flush()
+        answer = json.loads(self._process.stdout.readline())
+        return np.array(answer["scores"]), answer["seconds"]
+
+    def close(self) -> None:
+        """End the other process."""
+        self._process.communicate()
+
+
 def texts(count: int, words: int, seed: int) -> list[str]:
     """Random texts of so many words."""
     draw = random.Random(seed)
-    return [" ".join(f"w{draw.randrange(VOCABULARY - 2)}" for _ in range(words)) for _ in range(count)]
+    return [" ".join(f"w{draw.randrange(KNOWN_WORDS)}" for _ in range(words)) for _ in range(count)]
 
 
 def some_heads(lm: LanguageModel) -> hw.HeadSet:
@@ -98,7 +138,7 @@ def some_heads(lm: LanguageModel) -> hw.HeadSet:
     return hw.HeadSet([(layers - 1, lm.anatomy.num_heads - 1), *random.Random(0).sample(free, HEADS - 1)])
 
 
-def cell(lm: LanguageModel, documents: int, repeats: int, compare: bool) -> Json:
+def cell(lm: LanguageModel, documents: int, repeats: int, compare: bool, released: Released | None) -> Json:
     """Interleaved rounds over one list."""
     listed = [hw.Document(text) for text in texts(documents, WORDS, 1)]
     query, *more = texts(1 + FURTHER, 10, 2)
@@ -114,7 +154,10 @@ def cell(lm: LanguageModel, documents: int, repeats: int, compare: bool) -> Json
 
     published.score(query, listed[:2])  # warm-up
     ranker.rank_many([query, *more], listed[:2])
+    if released:
+        released.score("full_heads", query, listed[:2])
     taken: dict[str, list[float]] = {"published": [], "headwater": [], "further": []}
+    authors: list[float] = []
     for _ in range(repeats):
         theirs, seconds = timed(lambda: published.score(query, listed))
         taken["published"].append(seconds)
@@ -122,6 +165,8 @@ def cell(lm: LanguageModel, documents: int, repeats: int, compare: bool) -> Json
         taken["headwater"].append(seconds)
         _, seconds = timed(partial(further, prepared))
         taken["further"].append(seconds)
+        if released:
+            authors.append(released.score("full_heads", query, listed)[1])
     template = prompt_template(lm.tokenizer)
     report: Json = {
         "documents": documents,
@@ -138,7 +183,29 @@ def cell(lm: LanguageModel, documents: int, repeats: int, compare: bool) -> Json
         report["largest difference"] = float(np.abs(scores - theirs).max())
         report["largest score"] = float(np.abs(theirs).max())
         report["same order"] = bool((np.argsort(-scores) == np.argsort(-theirs)).all())
+    if released:
+        report["released"] = {
+            "seconds": spread(authors),
+            "ratio": spread([r / o for r, o in zip(authors, taken["headwater"], strict=True)]),
+            "scores": [beside(released, lm, heads, query, listed) for heads in ("all", ranker.heads)],
+        }
     return report
+
+
+def beside(
+    released: Released, lm: LanguageModel, heads: hw.HeadSet | str, query: str, listed: list[hw.Document]
+) -> Json:
+    """Document scores of the released code and of ours, with the same heads and the same prompt."""
+    ranker = hw.QRRetriever(lm, heads, order="given", template="bare", reduce="sum")
+    ours = ranker.score(query, listed)
+    named = "full_heads" if heads == "all" else ",".join(f"{layer}-{head}" for layer, head in ranker.heads.heads)
+    theirs, _ = released.score(named, query, listed)
+    return {
+        "heads": len(ranker.heads),
+        "largest difference": float(np.abs(ours - theirs).max()),
+        "largest score": float(np.abs(theirs).max()),
+        "same order": bool((np.argsort(-ours) == np.argsort(-theirs)).all()),
+    }
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:
@@ -196,7 +263,36 @@ def tables(report: Json) -> dict[str, str]:
         f"headwater, {FURTHER} further",
         f"ratio, {1 + FURTHER} queries",
     ]
-    return {"ranking_speed": f"{facts}\n\n{table(header, rows)}"}
+    out = {"ranking_speed": f"{facts}\n\n{table(header, rows)}"}
+    named = {size: f"{report['parameters'][size] / 1e6:.0f} M" for size in report["models"]}
+    beside = [(named[size], row) for size, cells in report["models"].items() for row in cells if "released" in row]
+    if not beside:
+        return out
+    rows = []
+    for name, row in beside:
+        part = row["released"]
+        rows.append(
+            [
+                name,
+                f"{row['documents']} ({row['tokens']:,} tokens)",
+                show(part["seconds"]),
+                show(part["ratio"], 1, "x"),
+                *(
+                    f"{found['largest difference'] / found['largest score']:.0e}, "
+                    f"{'same order' if found['same order'] else 'ANOTHER ORDER'}"
+                    for found in part["scores"]
+                ),
+            ]
+        )
+    header = [
+        "model",
+        "documents",
+        "released, a query",
+        "over headwater",
+        "scores, all heads",
+        f"scores, {HEADS} heads",
+    ]
+    return out | {"released": table(header, rows)}
 
 
 def main() -> None:
@@ -205,6 +301,13 @@ def main() -> None:
     cli.add_argument("--models", nargs="+", choices=sorted(SHAPES), default=sorted(SHAPES))
     cli.add_argument("--documents", type=int, nargs="+", default=[20, 40])
     cli.add_argument("--repeats", type=int, default=3)
+    cli.add_argument(
+        "--released",
+        type=Path,
+        nargs=2,
+        metavar=("PYTHON", "CHECKOUT"),
+        help="an interpreter with transformers 4.44, and a checkout of princeton-pli/QRHead",
+    )
     cli.add_argument("--threads", type=int, default=os.cpu_count())
     cli.add_argument("--output", type=Path, default=RESULT)
     cli.add_argument("--page", type=Path, nargs="*", default=[], help="markdown pages with a place for the table")
@@ -220,13 +323,16 @@ def main() -> None:
         lm = random_llama(size=size)
         report["parameters"][size] = sum(p.numel() for p in lm.model.parameters())
         report["models"][size] = []
-        for documents in args.documents:
-            row = cell(lm, documents, args.repeats, compare=documents == min(args.documents))
-            report["models"][size].append(row)
-            print(
-                size, documents, {name: round(part["median"], 3) for name, part in row["seconds"].items()}, flush=True
-            )
-            print(f"wrote {write_json(args.output, report)}", flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            released = Released(args.released, lm, Path(folder)) if args.released else None
+            for documents in args.documents:
+                row = cell(lm, documents, args.repeats, documents == min(args.documents), released)
+                report["models"][size].append(row)
+                seconds = {name: round(part["median"], 3) for name, part in row["seconds"].items()}
+                print(size, documents, seconds, row.get("released", ""), flush=True)
+                print(f"wrote {write_json(args.output, report)}", flush=True)
+            if released:
+                released.close()
     for page in args.page:
         print(f"wrote {fill_page(page, tables(report))}")
 
