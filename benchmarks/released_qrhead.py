@@ -23,7 +23,7 @@ def main() -> None:
     sys.path.insert(0, str(checkout / "src"))
     with redirect_stdout(sys.stderr):
         import torch
-        from qrretriever import attn_retriever as released
+        from qrretriever import attn_retriever as released  # type: ignore[import-not-found]
 
         torch.set_num_threads(threads)
         own = released.LlamaForCausalLM.from_pretrained
