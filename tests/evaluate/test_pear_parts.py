@@ -288,6 +288,6 @@ def test_settings() -> None:
     assert Settings.of_size(None, 3, 1) == Settings(top_k=3, seed=1)
     small = Settings.of_size(10)
     assert (small.questions, small.first, small.places, small.alone, small.development) == (10, 10, 10, 10, 10)
-    assert Settings.of_size(300).first == 250
+    assert Settings.of_size(300).first == 100
     with pytest.raises(InputError, match="questions must be at least 2"):
         Settings(questions=1)

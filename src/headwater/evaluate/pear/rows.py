@@ -72,14 +72,16 @@ def rows(workshop: Workshop, k: int, weight: float, progress: Progress) -> list[
         Row("shuffled scores, trained", lambda shop, seed: _ordered(shop, k, seed, "shuffled"), seeds="some"),
         Row("most helpful heads, trained", lambda shop, seed: _ordered(shop, k, seed, "helpful"), seeds="some"),
         Row("heads nearest to zero, trained", lambda shop, seed: _ordered(shop, k, seed, "neutral"), seeds="some"),
-        Row(ZEROED, lambda shop, seed: constant(shop.heads(k, seed), 0.0), seeds="all"),
+        Row(ZEROED, lambda shop, seed: constant(shop.heads(k, seed), 0.0), seeds="some"),
         *(_constant_row(k, value) for value in workshop.settings.constants),
         Row(EVERY, lambda shop, seed: shop.learned("all", seed), seeds="some", decisive=True),
     ]
     default = workshop.default_k
     if k != default:
         found += [
-            Row(f"{PEAR} (K={default})", lambda shop, seed: shop.learned(shop.heads(default, seed), seed), seeds="all"),
+            Row(
+                f"{PEAR} (K={default})", lambda shop, seed: shop.learned(shop.heads(default, seed), seed), seeds="some"
+            ),
             Row(
                 f"random heads, trained (K={default})",
                 lambda shop, seed: shop.learned(shop.random(default, seed), seed),
@@ -122,7 +124,7 @@ def _constant_row(k: int, value: float) -> Row:
     def scale(shop: Workshop, seed: int) -> HeadSet:
         return constant(shop.heads(k, seed), value)
 
-    return Row(f"top heads at {value}", scale, seeds="all", decisive=True)
+    return Row(f"top heads at {value}", scale, seeds="some")
 
 
 def _ordered(shop: Workshop, k: int, seed: int, order: Literal["helpful", "neutral", "shuffled"]) -> HeadSet:

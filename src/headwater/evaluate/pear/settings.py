@@ -38,10 +38,10 @@ class Settings:
     """
 
     questions: int = 1000
-    long: int = 400
-    first: int = 250
-    places: int = 100
-    alone: int = 150
+    long: int = 300
+    first: int = 100
+    places: int = 60
+    alone: int = 100
     development: int = 150
     few: int = 5
     many: int = 20
