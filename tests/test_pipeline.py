@@ -132,6 +132,22 @@ def test_an_index_without_any_word_of_the_question_answers_nothing() -> None:
     assert "No word" in answer.notes[0]
 
 
+def test_how_an_index_finds_candidates_is_passed_on() -> None:
+    asked: list[dict[str, Any]] = []
+
+    class Seen:
+        def search(self, query: str, **more: Any) -> list[Any]:
+            asked.append(more)
+            return []
+
+    pipeline(Seen(), "x").ask("q?")
+    pipeline(Seen(), "x", retrieve="dense").ask("q?")
+    assert asked == [{"k": 20}, {"k": 20, "mode": "dense"}]
+    with pytest.raises(InputError, match="searched by words"):
+        pipeline(["a"], "x", retrieve="hybrid")
+    pipeline(["a"], "x", retrieve="bm25").ask("a?")
+
+
 def test_long_documents_are_read_as_passages_and_cited_in_the_original() -> None:
     text = "\n\n".join(f"Paragraph {i} says number {i * 111}." for i in range(200))
     document = Document("  " + text, id="long")

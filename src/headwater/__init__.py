@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "Pipeline": "headwater.pipeline",
+    "Embedder": "headwater.search.embedder",
     "Index": "headwater.search.index",
     "Document": "headwater.data.documents",
     "RankingExample": "headwater.data.documents",
@@ -24,7 +25,10 @@ _EXPORTS = {
     "RandomHeads": "headwater.heads.random_heads",
     "RetrievalHeads": "headwater.heads.retrieval",
     "SuppressionHeads": "headwater.heads.suppression",
+    "ContrastiveTuning": "headwater.adapt.contrastive",
+    "Llara": "headwater.adapt.llara",
     "Pear": "headwater.adapt.pear",
+    "Parenting": "headwater.adapt.parenting.method",
     "RankerTuning": "headwater.adapt.ranker",
     "ablated": "headwater.instrument.outputs",
     "replaced": "headwater.instrument.outputs",

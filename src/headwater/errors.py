@@ -6,9 +6,22 @@ with 1 (the work failed) or 2 (wrong usage); nothing below raises a bare excepti
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class HeadwaterError(Exception):
     """Base of every public error of headwater."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel between processes with everything that stands beside the sentence."""
+        return _again, (type(self), self.args, dict(vars(self)))
+
+
+def _again(kind: type[HeadwaterError], sentence: tuple[Any, ...], beside: dict[str, Any]) -> HeadwaterError:
+    """An error as it was, whatever its own `__init__` asks for."""
+    error = kind.__new__(kind, *sentence)
+    vars(error).update(beside)
+    return error
 
 
 class InputError(HeadwaterError, ValueError):
@@ -63,6 +76,19 @@ class NoAcceptedRunsError(HeadwaterError):
         super().__init__(message)
         self.reasons = reasons
         self.responses = responses
+
+
+class UnreliableUnitsError(HeadwaterError):
+    """Mined twice, on disjoint data, the units of a model rank too differently to be sorted into classes.
+
+    Attributes:
+        reliability: Spearman correlation between the two halves of each set, and between the sets.
+    """
+
+    def __init__(self, message: str, *, reliability: dict[str, float]) -> None:
+        """Keep the correlations beside the sentence."""
+        super().__init__(message)
+        self.reliability = reliability
 
 
 class NonFiniteAttentionError(HeadwaterError):

@@ -1,4 +1,4 @@
-"""Documents in, cited answer out: BM25 candidates, ranked by the model's heads, read by the model, cited exactly."""
+"""Documents in, cited answer out: candidates, ranked by the model's heads, read by the model, cited exactly."""
 
 from __future__ import annotations
 
@@ -80,6 +80,7 @@ class Pipeline:
         max_new_tokens: int = 32,
         template: str = "auto",
         support: float | None = None,
+        retrieve: str | None = None,
     ) -> None:
         """Prepare index, ranker and reader.
 
@@ -87,15 +88,17 @@ class Pipeline:
             lm: the model.
             index: documents, or something with `search`.
             ranker: orders the candidates (None: `QRRetriever(lm)`).
-            candidates: how many BM25 candidates are ranked.
+            candidates: how many candidates are ranked.
             read: how many of the best are read.
             max_new_tokens: longest answer, in tokens.
             template: prompt template, as in `prompt_template`.
             support: how sure the model has to be for an answer to count as supported, 0 to 1 (None: as calibrated for
                 these weights, see `headwater.read.support`, else 0).
+            retrieve: how an `Index` finds candidates: "bm25", "dense" or "hybrid" (None: its own default).
 
         Raises:
-            InputError: for no documents, duplicate document ids, counts below 1, or a support outside 0 to 1.
+            InputError: for no documents, duplicate document ids, counts below 1, a support outside 0 to 1, or
+                `retrieve` other than "bm25" with a list of documents.
         """
         if candidates < 1 or read < 1:
             raise InputError(f"candidates and read must be at least 1, got {candidates} and {read}.")
@@ -104,7 +107,11 @@ class Pipeline:
         self.lm = lm
         self.candidates, self.read = candidates, read
         self.reader = Reader(lm, max_new_tokens, template)
-        self.index = index if hasattr(index, "search") else BM25(self._passages(index))
+        listed = not hasattr(index, "search")
+        if listed and retrieve not in (None, "bm25"):
+            raise InputError(f"A list of documents is searched by words; give an Index for retrieve={retrieve!r}.")
+        self.index = BM25(self._passages(index)) if listed else index
+        self._how = {} if listed or retrieve is None else {"mode": retrieve}
         if ranker is None:
             from headwater.rank.qr import QRRetriever
 
@@ -125,7 +132,7 @@ class Pipeline:
         """
         check_query(question)
         notes: list[str] = []
-        hits = self.index.search(question, k=self.candidates)
+        hits = self.index.search(question, k=self.candidates, **self._how)
         if not hits:
             note = "No word of the question stands in the documents."
             log.warning("%s", note)

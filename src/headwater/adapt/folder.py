@@ -26,14 +26,20 @@ attention of the heads {heads} (`heads.json`), not for writing text.
 """
 
 
-def begin(folder: Path, config: dict[str, Any]) -> bool:
+def begin(folder: Path, config: dict[str, Any], name: str = RECORD, whole: str | None = CONFIG) -> bool:
     """Take a folder for a training, or find the same one in it; True where that one is finished.
+
+    Args:
+        folder: made where it is missing.
+        config: what makes two trainings the same.
+        name: of the file that keeps it.
+        whole: a file that only a finished folder has. None: the record itself then holds a result.
 
     Raises:
         InputError: the folder holds something else.
         FormatError: its record is damaged.
     """
-    record = folder / RECORD
+    record = folder / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
         text = record.read_text(encoding="utf-8") if record.exists() else None
@@ -46,10 +52,11 @@ def begin(folder: Path, config: dict[str, Any]) -> bool:
         write_text(record, json.dumps({"config": config, "result": None}, indent=1) + "\n")
         return False
     try:
-        found = dict(json.loads(text)["config"])
+        kept = json.loads(text)
+        found, finished = dict(kept["config"]), kept["result"] is not None
     except (ValueError, KeyError, TypeError) as error:
         raise FormatError(f"{record} is damaged; give another folder or delete this one.") from error
     for key in sorted({*found, *config}):
         if found.get(key) != config.get(key):
             raise InputError(f"{folder} holds a training with another {key}; give another folder or delete this one.")
-    return (folder / CONFIG).is_file()
+    return finished if whole is None else (folder / whole).is_file()

@@ -37,6 +37,8 @@ class Schedule:
         every: steps between two validations (checkpoints, too).
         patience: stop after so many validations without a new best.
         seed: of the order of the examples.
+        in_order: the examples come as they are numbered, `batch` of them in each step, dealt to the processes in turn;
+            else in a random order.
     """
 
     steps: int
@@ -46,6 +48,7 @@ class Schedule:
     every: int
     patience: int
     seed: int
+    in_order: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,14 @@ class _Trainer(Trainer):
     """A `Trainer` whose validation is a function of ours."""
 
     validate: Validate
+    in_order = False
     control: Any
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+        """Which example comes when."""
+        if self.in_order:
+            return torch.utils.data.SequentialSampler(self.train_dataset)
+        return super()._get_train_sampler(*args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Validate, log, tell the callbacks."""
@@ -144,9 +154,9 @@ def train(
         examples: how many there are.
         schedule: steps, batch, rates.
         checkpoints: folder of this training alone.
-        validate: metrics by name, on examples that are not trained on. With it, the adapter ends with the weights of
-            the best validation, which may be the one before the first step.
-        metric: which of them is to rise.
+        validate: metrics by name, on examples that are not trained on.
+        metric: which of them is to rise: the adapter ends with the weights of the best validation, which may be the one
+            before the first step. "": validations are only written down, the last weights stay.
         progress: called with (steps done, steps).
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
@@ -167,7 +177,7 @@ def train(
         save_strategy="steps",
         save_steps=schedule.every,
         save_total_limit=2,
-        load_best_model_at_end=validate is not None,
+        load_best_model_at_end=validate is not None and bool(metric),
         metric_for_best_model=f"eval_{metric}" if metric else None,
         greater_is_better=True,
         remove_unused_columns=False,
@@ -183,7 +193,7 @@ def train(
     start = None
     if validate is not None:
         first = validate()
-        start = first[metric]
+        start = first[metric] if metric else None
         log.append({"step": 0, **{f"eval_{name}": value for name, value in first.items()}})
     objective = Objective(lm, loss)
     initial = {name: tensor.detach().clone() for name, tensor in objective.state_dict().items()}
@@ -195,9 +205,11 @@ def train(
         data_collator=lambda numbers: {"example": torch.tensor(numbers)},
         callbacks=[_Report(progress)],
     )
+    trainer.in_order = schedule.in_order
     trainer.remove_callback(PrinterCallback)
-    if validate is not None and start is not None:
+    if validate is not None:
         trainer.validate = validate
+    if start is not None:
         trainer.add_callback(_Patience(metric, start, schedule.patience))
     last = _last_checkpoint(checkpoints)
     trainer.train(resume_from_checkpoint=None if last is None else str(last))

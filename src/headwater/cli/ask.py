@@ -14,6 +14,7 @@ from headwater.errors import InputError
 
 if TYPE_CHECKING:
     from headwater.pipeline import Answer
+    from headwater.search.embedder import Embedder
 
 EXAMPLES = """
 Examples:
@@ -23,6 +24,8 @@ Examples:
   headwater ask "Who signed it?" --index minutes.index --model meta-llama/Llama-3.2-1B-Instruct --json
 
   headwater ask "Who signed it?" --docs minutes/ --model Qwen/Qwen3-8B --ranker-model Qwen/Qwen3-0.6B
+
+  headwater ask "Who signed it?" --docs minutes/ --retrieve hybrid --embedder my-embedder
 """
 
 
@@ -40,7 +43,20 @@ def ask(
     heads: options.Heads = None,
     no_detect: options.NoDetect = False,
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="How many of the best passages are read.")] = 5,
-    candidates: Annotated[int, typer.Option("--candidates", min=1, help="How many BM25 candidates are ranked.")] = 20,
+    candidates: Annotated[int, typer.Option("--candidates", min=1, help="How many candidates are ranked.")] = 20,
+    retrieve: Annotated[
+        str | None,
+        typer.Option(
+            "--retrieve",
+            help="Candidates by bm25 (words), dense (vectors) or hybrid. Default: as --index has them, else bm25.",
+        ),
+    ] = None,
+    embedder: Annotated[
+        str | None,
+        typer.Option(
+            "--embedder", help="Of dense and hybrid: 'tiny', a folder, any model. Default: the index's; tiny."
+        ),
+    ] = None,
     order: options.Orders = None,
     support: Annotated[
         float | None,
@@ -65,12 +81,17 @@ def ask(
         from headwater.data.files import find_files
 
         find_files(docs)
+    if retrieve not in (None, "bm25", "dense", "hybrid"):
+        raise InputError(f"Unknown --retrieve {retrieve!r}; use bm25, dense or hybrid.")
+    if embedder is not None and retrieve in (None, "bm25"):
+        raise InputError("--embedder goes with --retrieve dense or hybrid.")
     if not question.strip():
         raise InputError("The question is blank; give a question.")
     if docs is None and index is not None:
         from headwater.search.index import Index
 
         Index.open(index, create=False).close()
+    vectors = _embedder(index, docs, retrieve, embedder, device, dtype, quiet)
     lm = options.load_model(model, device, dtype, quiet)
     ranker_lm = lm if ranker_model is None else options.load_model(ranker_model, device, dtype, quiet)
     ranker = options.load_ranker(ranker_lm, heads, template, quiet, detect=not no_detect, order=order)
@@ -89,7 +110,8 @@ def ask(
 
     chars = min(passage_chars(each, candidates) for each in (lm, ranker_lm))
     new = index is None or not index.exists()
-    with Index.open(index or _cached(docs, chars), passage_chars=chars if new else None) as opened:
+    folder = index or _cached(docs, chars, vectors)
+    with Index.open(folder, embedder=vectors, passage_chars=chars if new else None) as opened:
         if docs is not None:
             from headwater.cli.index import report, summary
 
@@ -100,7 +122,16 @@ def ask(
                 note(summary(added), quiet)
         if opened.info().documents == 0:
             raise InputError(f"{docs or index} holds no documents with any text.")
-        pipeline = Pipeline(lm, opened, ranker, candidates=candidates, read=top_k, template=template, support=support)
+        pipeline = Pipeline(
+            lm,
+            opened,
+            ranker,
+            candidates=candidates,
+            read=top_k,
+            template=template,
+            support=support,
+            retrieve=retrieve,
+        )
         live = out.is_terminal and not json_output
         answer = pipeline.ask(question, _live if live else None)
     if json_output:
@@ -109,11 +140,32 @@ def ask(
         _show(answer, live)
 
 
-def _cached(docs: Path | None, chars: int) -> Path:
+def _embedder(
+    index: Path | None,
+    docs: Path | None,
+    retrieve: str | None,
+    name: str | None,
+    device: str | None,
+    dtype: str | None,
+    quiet: bool,
+) -> Embedder | None:
+    """What makes vectors, where any are made: for --retrieve, or because the index has them."""
+    from headwater.cli.index import embedder_of
+
+    if retrieve in ("dense", "hybrid"):
+        own = None if index is None or name is not None else embedder_of(index, None, device, dtype, quiet)
+        return own or options.load_embedder(name or "tiny", device, dtype, quiet)
+    if index is None or (retrieve == "bm25" and docs is None):
+        return None
+    return embedder_of(index, None, device, dtype, quiet)
+
+
+def _cached(docs: Path | None, chars: int, vectors: Embedder | None) -> Path:
     """The index in the cache for a folder of documents."""
     from headwater.cache import cache_folder
 
-    key = hashlib.sha256(f"{(docs or Path()).resolve()}\x1f{chars}".encode()).hexdigest()[:16]
+    made = "" if vectors is None else f"\x1f{vectors.fingerprint}"
+    key = hashlib.sha256(f"{(docs or Path()).resolve()}\x1f{chars}{made}".encode()).hexdigest()[:16]
     return cache_folder() / "indexes" / key
 
 

@@ -36,6 +36,8 @@ Examples:
 
   headwater eval run --suite heads --data my/data --output docs/results/heads --page docs/results/heads.md
 
+  headwater eval run --suite parenting --model my/model --questions 20 --output runs/parenting
+
   headwater eval run --suite long --scorer my/small-model --output runs/long
 """
 
@@ -46,6 +48,7 @@ class Suite(str, Enum):
     main = "main"
     heads = "heads"
     pear = "pear"
+    parenting = "parenting"
     long = "long"
 
 
@@ -73,7 +76,10 @@ def run(
     ] = None,
     suite: Annotated[Suite | None, typer.Option("--suite", help="A fixed experiment instead of tasks.")] = None,
     questions: Annotated[
-        int | None, typer.Option("--questions", min=2, help="Of a suite: questions (main 600, pear 1,000, else 300).")
+        int | None,
+        typer.Option(
+            "--questions", min=2, help="Of a suite: questions (main 600, pear 1,000, parenting 150, else 300)."
+        ),
     ] = None,
     scorer: Annotated[
         str | None, typer.Option("--scorer", help="Of --suite long: a smaller model whose heads rank too.")
@@ -110,6 +116,8 @@ def run(
         raise InputError(f"{stray[0]} goes with --task; with --config write it into the file, --suite takes none.")
     if suite is Suite.heads and top_k is not None:
         raise InputError("--suite heads measures several numbers of heads; leave --top-k out.")
+    if suite is Suite.parenting and top_k is not None:
+        raise InputError("--suite parenting tunes no heads; leave --top-k out.")
     if scorer is not None and suite is not Suite.long:
         raise InputError("--scorer goes with --suite long.")
     for each in page or []:
@@ -123,7 +131,7 @@ def run(
         lm = options.load_model(model, device, dtype, quiet)
         ranking = None if scorer is None else options.load_model(scorer, device, dtype, quiet)
         jobs: dict[Suite, Any] = {Suite.main: _main_job, Suite.heads: partial(_heads_job, data), Suite.pear: _pear_job}
-        jobs[Suite.long] = partial(_long_job, ranking)
+        jobs |= {Suite.parenting: _parenting_job, Suite.long: partial(_long_job, ranking)}
         summary, tables = jobs[suite](output, questions, top_k, seed, lm, quiet)
     for each in page or []:
         fill_page(each, tables)
@@ -277,6 +285,19 @@ def _pear_job(
 
     with stages(quiet) as stage:
         summary = pear_job.run(lm, output, Settings.of_size(questions, top_k, seed), stage, command_line())
+    return summary, tables(summary)
+
+
+def _parenting_job(
+    output: Path, questions: int | None, top_k: int | None, seed: int, lm: Any, quiet: bool
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Summary and tables of the Parenting experiment."""
+    from headwater.evaluate import parenting_job
+    from headwater.evaluate.parenting.settings import Settings
+    from headwater.evaluate.parenting_tables import tables
+
+    with stages(quiet) as stage:
+        summary = parenting_job.run(lm, output, Settings.of_size(questions, seed), stage, command_line())
     return summary, tables(summary)
 
 

@@ -1,4 +1,4 @@
-"""`headwater index`: documents on disk, found again by words."""
+"""`headwater index`: documents on disk, found again by words or by vectors."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import typer
 
 from headwater.cli import options
 from headwater.cli.console import clean, emit, note, out, progress
+from headwater.errors import ModelError
 
 if TYPE_CHECKING:
+    from headwater.search.embedder import Embedder
     from headwater.search.sync import Added
 
 app = typer.Typer(help="Keep documents in an index on disk.", no_args_is_help=True)
@@ -22,11 +24,22 @@ Examples:
   headwater index add notes/ --index notes.index
 
   headwater index add minutes.jsonl --index notes.index --prefix minutes/
+
+  headwater index add notes/ --index dense.index --embed my-embedder
 """
 SEARCH_EXAMPLES = """
 Examples:
 
   headwater index search "annual budget" --index notes.index --top-k 5
+
+  headwater index search "how much may we spend" --index dense.index --mode dense
+"""
+VECTORS_EXAMPLES = """
+Examples:
+
+  headwater index vectors --index dense.index --kind hnsw
+
+  headwater index vectors --index dense.index --kind exact
 """
 INFO_EXAMPLES = """
 Examples:
@@ -52,6 +65,16 @@ def add(
     passage_chars: Annotated[
         int | None, typer.Option("--passage-chars", min=1, help="Longest passage of a new index. Default: 1000.")
     ] = None,
+    embed: Annotated[
+        str | None,
+        typer.Option(
+            "--embed",
+            help="Vectors, too: 'tiny', the folder of an embedder, or any model; settled when the index is made. "
+            "Default: as the index was made.",
+        ),
+    ] = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
     json_output: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -60,7 +83,11 @@ def add(
     from headwater.search.index import Index
 
     find_files(path)  # a typo in the path must not leave an empty index behind
-    with Index.open(index, passage_chars=passage_chars) as opened, progress("reading files", quiet) as step:
+    embedder = embedder_of(index, embed, device, dtype, quiet)
+    with (
+        Index.open(index, embedder=embedder, passage_chars=passage_chars) as opened,
+        progress("reading files", quiet) as step,
+    ):
         added = opened.add_path(path, prefix, step)
     report(added, quiet)
     if json_output:
@@ -74,13 +101,22 @@ def search(
     query: Annotated[str, typer.Argument(help="Words or a question.")],
     index: Folder,
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="How many passages.")] = 10,
+    mode: Annotated[
+        str | None,
+        typer.Option("--mode", help="bm25 (words), dense (vectors) or hybrid. Default: hybrid if there are vectors."),
+    ] = None,
+    embed: Annotated[str | None, typer.Option("--embed", help="The index's embedder, where it has moved.")] = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
     json_output: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
-    """List the passages that match best (BM25)."""
+    """List the passages that match best."""
     from headwater.search.index import Index
 
-    with Index.open(index, create=False) as opened:
-        hits = opened.search(query, k=top_k)
+    embedder = None if mode == "bm25" else embedder_of(index, embed, device, dtype, quiet)
+    with Index.open(index, embedder=embedder, create=False) as opened:
+        hits = opened.search(query, k=top_k, mode=mode or "hybrid")
     if json_output:
         emit(
             [
@@ -97,12 +133,32 @@ def search(
         )
         return
     if not hits:
-        note("No word of the query stands in the index.")
+        note("No word of the query stands in the index.", quiet)
     for place, hit in enumerate(hits, 1):
         where = f"{hit.document.id}, from character {hit.document.metadata['passage_start']}"
-        out.print(f"{place:>3}  {hit.score:.2f}  {clean(where)}", markup=False, style="dim", soft_wrap=True)
+        out.print(f"{place:>3}  {hit.score:.3g}  {clean(where)}", markup=False, style="dim", soft_wrap=True)
         text = " ".join(hit.document.text.split())
         out.print(f"     {clean(text if len(text) <= 200 else text[:199] + '…')}", markup=False)
+
+
+@app.command("vectors", epilog=VECTORS_EXAMPLES)
+def vectors(
+    index: Folder,
+    kind: Annotated[str, typer.Option("--kind", help="exact, ivf-pq or hnsw.")],
+    json_output: options.Json = False,
+) -> None:
+    """Choose how vectors are searched, and measure what that finds."""
+    from headwater.search.index import Index
+
+    with Index.open(index, create=False) as opened:
+        found = opened.index_vectors(kind)
+    if json_output:
+        emit(asdict(found))
+    elif found.kind == "exact":
+        out.print("exact: every vector is compared", markup=False)
+    else:
+        share = f"{100 * found.recall:.1f} %"
+        out.print(f"{found.kind}: finds {share} of the ten nearest passages ({found.sample} tried)", markup=False)
 
 
 @app.command("info", epilog=INFO_EXAMPLES)
@@ -116,7 +172,7 @@ def info(index: Folder, json_output: options.Json = False) -> None:
     if json_output:
         emit(asdict(found))
         return
-    vectors = found.embedder["name"] if found.embedder else "none"
+    vectors = f"{found.embedder['name']}, {found.vector_index}" if found.embedder else "none"
     lines = {
         "documents": found.documents,
         "passages": f"{found.passages}, at most {found.passage_chars} characters each",
@@ -143,6 +199,24 @@ def delete(
         emit({"deleted": count})
     else:
         out.print(f"{count} of {len(set(ids))} documents deleted.", markup=False)
+
+
+def embedder_of(index: Path, name: str | None, device: str | None, dtype: str | None, quiet: bool) -> Embedder | None:
+    """The embedder asked for, or the one that an index was made with; None where it has no vectors."""
+    from headwater.search.store import META, read_meta
+
+    made_with = read_meta(index / META)["embedder"] if (index / META).is_file() else None
+    if name is not None:
+        return options.load_embedder(name, device, dtype, quiet)
+    if made_with is None:
+        return None
+    try:
+        return options.load_embedder(made_with["name"], device, dtype, quiet)
+    except ModelError as error:
+        raise ModelError(
+            f"The embedder of {str(index)!r} cannot be loaded; search by words (bm25), or say where it is now "
+            f"(--embed, --embedder). {error}"
+        ) from error
 
 
 def summary(added: Added) -> str:

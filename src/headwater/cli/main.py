@@ -10,7 +10,24 @@ import typer
 import typer.core
 
 from headwater import __version__
-from headwater.cli import ask, demo, evaluate, heads, index, models, needle, pear, rank, tune
+from headwater.cli import (
+    ask,
+    demo,
+    embed,
+    evaluate,
+    heads,
+    index,
+    llara,
+    models,
+    needle,
+    parent,
+    parent_mine,
+    parenting,
+    pear,
+    rank,
+    retriever,
+    tune,
+)
 from headwater.cli.console import clean, err
 from headwater.errors import HeadwaterError, InputError
 
@@ -64,6 +81,14 @@ app.command("models", epilog=models.EXAMPLES)(models.models)
 heads.app.command("tune", epilog=tune.EXAMPLES)(tune.tune)
 app.add_typer(heads.app, name="heads")
 app.add_typer(pear.app, name="pear")
+parent.app.command("mine", epilog=parent_mine.EXAMPLES)(parent_mine.mine)
+parent.app.command("tune", epilog=parenting.TUNE_EXAMPLES)(parenting.tune)
+parent.app.command("merge", epilog=parenting.MERGE_EXAMPLES)(parenting.merge)
+app.add_typer(parent.app, name="parent")
+llara.app.command("mine", epilog=retriever.MINE_EXAMPLES)(retriever.mine)
+llara.app.command("tune", epilog=retriever.TUNE_EXAMPLES)(retriever.tune)
+app.add_typer(llara.app, name="llara")
+app.command("embed", epilog=embed.EXAMPLES)(embed.embed)
 app.add_typer(index.app, name="index")
 app.add_typer(evaluate.app, name="eval")
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from headwater.data.documents import Document
     from headwater.model.lm import LanguageModel
     from headwater.rank.qr import QRRetriever
+    from headwater.search.embedder import Embedder
 
 
 class Order(str, Enum):
@@ -73,15 +74,32 @@ def load_model(name: str, device: str | None, dtype: str | None, quiet: bool) ->
 
     speak(quiet)
     note(f"Loading {name} ...", quiet)
+    _hush()
+    from headwater.model.lm import load
+
+    return load(name, device=device, dtype=dtype)
+
+
+def _hush() -> None:
+    """Keep what the hub client and transformers say off the screen."""
     from huggingface_hub.utils import logging as retries
     from transformers.utils import logging as chatter
 
     retries.set_verbosity_error()
     chatter.set_verbosity_error()
     chatter.disable_progress_bar()
-    from headwater.model.lm import load
 
-    return load(name, device=device, dtype=dtype)
+
+def load_embedder(name: str, device: str | None, dtype: str | None, quiet: bool, **switches: Any) -> Embedder:
+    """The embedder, with the loading chatter of other libraries kept off the screen; `switches` are its keywords."""
+    from headwater.cli.console import note, speak
+
+    speak(quiet)
+    note(f"Loading {name} ...", quiet)
+    _hush()
+    from headwater.search.embedder import Embedder
+
+    return Embedder(name, device=device, dtype=dtype, **switches)
 
 
 def load_ranker(

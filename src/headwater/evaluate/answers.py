@@ -7,16 +7,10 @@ import string
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from headwater.data.abstain import abstains
+
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
-# What models say instead of an answer. Whole words, anywhere in the first line of the answer.
-_ABSTAINS = re.compile(
-    r"\b(unanswerable|no answer|not (?:mentioned|provided|specified|stated|given|found|answerable|known)"
-    r"|insufficient information|(?:i|we) (?:do not|don't|cannot|can't) (?:know|answer|find|tell|determine)"
-    r"|(?:can|could) ?not be (?:answered|determined|found)|unknown"
-    r"|(?:does|do|did) not (?:say|mention|state|provide|contain|specify|give))\b",
-    re.IGNORECASE,
-)
 
 
 def squad_normalise(text: str) -> str:
@@ -53,12 +47,6 @@ def contains(prediction: str, answers: Sequence[str]) -> float:
 def words(prediction: str) -> float:
     """Length of an answer in words."""
     return float(len(prediction.split()))
-
-
-def abstains(prediction: str) -> bool:
-    """Whether a prediction declines to answer: nothing at all, or one of the usual ways to say so."""
-    line = prediction.strip().split("\n")[0]
-    return not squad_normalise(line) or bool(_ABSTAINS.search(line))
 
 
 ANSWER_METRICS: dict[str, Callable[[str, Sequence[str]], float]] = {

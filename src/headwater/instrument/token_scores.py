@@ -51,7 +51,7 @@ def target_scores(
         if head.bias is not None:
             level = head.bias.mean(dtype=precise) if other is None else head.bias[other].to(precise)
             scores = scores + head.bias[targets].to(precise) - level
-        return scores * _logit_scale(lm)
+        return scores * logit_scale(lm)
     own, base = torch.zeros_like(hidden[:, 0]), torch.zeros_like(hidden[:, 0])
     for start, logits in _logits(lm, hidden):
         own += _picked(logits, targets, start)
@@ -84,11 +84,11 @@ def _logits(lm: LanguageModel, hidden: torch.Tensor) -> Iterator[tuple[int, torc
     for start in range(0, head.weight.shape[0], VOCABULARY_BLOCK):
         block = slice(start, start + VOCABULARY_BLOCK)
         bias = None if head.bias is None else head.bias[block].to(hidden.dtype)
-        logits = torch.nn.functional.linear(hidden, head.weight[block].to(hidden.dtype), bias) * _logit_scale(lm)
+        logits = torch.nn.functional.linear(hidden, head.weight[block].to(hidden.dtype), bias) * logit_scale(lm)
         yield start, logits if cap is None else (logits / cap).tanh() * cap
 
 
-def _logit_scale(lm: LanguageModel) -> float:
+def logit_scale(lm: LanguageModel) -> float:
     """What the family multiplies its logits by."""
     config = text_config(lm.model)
     if lm.anatomy.family in ("cohere", "cohere2"):

@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from headwater.atomic import write_text
 from headwater.errors import FormatError, InputError, MissingExtraError, ModelError
 from headwater.model.anatomy import FAMILIES, unwrapped, value_rows
+from headwater.model.slots import add_tokens
 
 if TYPE_CHECKING:
     from headwater.model.lm import LanguageModel
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("headwater")
 
 CONFIG = "adapter_config.json"  # written last: a folder with it holds a whole adapter
+EMBEDDER = "headwater.json"  # beside the weights of an embedder: its prompt, and what made it
 
 
 def require_peft() -> Any:
@@ -68,15 +70,16 @@ def adapter_base(source: str | Path) -> str | None:
 def with_adapter(lm: LanguageModel, folder: str | Path) -> LanguageModel:
     """The model with the adapter of a folder on it, named after the folder.
 
-    Where a head set beside the adapter tells what it was trained on, other weights are said in a warning.
+    Where a head set or a record beside the adapter tells what it was trained on, other weights are said in a warning.
 
     Raises:
         ModelError: the adapter cannot be read, or does not fit the model.
     """
     peft = require_peft()
-    made_for = _trained_on(Path(folder) / "heads.json")
+    made_for = _trained_on(Path(folder))
     if made_for not in (None, lm.fingerprint):
         logger.warning("The adapter %s was trained on other weights than those of %s.", folder, lm.name)
+    lm = add_tokens(lm, _own_tokens(Path(folder)))
     try:
         with _calm():
             model = peft.PeftModel.from_pretrained(lm.model, str(folder))
@@ -86,12 +89,26 @@ def with_adapter(lm: LanguageModel, folder: str | Path) -> LanguageModel:
     return replace(lm, model=model.eval(), name=str(folder))
 
 
-def _trained_on(heads: Path) -> str | None:
-    """Fingerprint of the weights under an adapter, from the head set beside it."""
+def _trained_on(folder: Path) -> str | None:
+    """Fingerprint of the weights under an adapter, from the head set or the record beside it."""
+    for name, part, key in (
+        ("heads.json", "provenance", "base_fingerprint"),
+        ("parenting.json", "config", "fingerprint"),
+    ):
+        try:
+            return str(json.loads((folder / name).read_text(encoding="utf-8"))[part][key])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return None
+
+
+def _own_tokens(folder: Path) -> list[str]:
+    """Tokens that the embedder in a folder adds to those of its base model."""
     try:
-        return str(json.loads(heads.read_text(encoding="utf-8"))["provenance"]["base_fingerprint"])
+        found = json.loads((folder / EMBEDDER).read_text(encoding="utf-8"))["prompt"]["slot_tokens"]
     except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return []
+    return [str(name) for name in found] if isinstance(found, list) else []
 
 
 @contextmanager
@@ -119,11 +136,20 @@ def _ask_again(lm: LanguageModel, needed: Mapping[str, bool]) -> None:
 
 
 @contextmanager
-def adapted(lm: LanguageModel, modules: Iterable[str], rank: int, alpha: float, seed: int) -> Iterator[LanguageModel]:
+def adapted(
+    lm: LanguageModel,
+    modules: Iterable[str],
+    rank: int,
+    alpha: float,
+    seed: int,
+    values: bool = False,
+    dropout: float = 0.0,
+    tokens: Sequence[int] = (),
+) -> Iterator[LanguageModel]:
     """The model with a fresh LoRA adapter, of which the second factor is zero: it changes nothing yet.
 
     Only the adapter's parameters get gradients. Where a projection holds query, key and value, the rows of the values
-    stay zero. On leaving, also on an exception, `lm.model` is as before.
+    stay zero unless `values`. On leaving, also on an exception, `lm.model` is as before.
 
     Args:
         lm: a loaded model without an adapter.
@@ -131,6 +157,9 @@ def adapted(lm: LanguageModel, modules: Iterable[str], rank: int, alpha: float, 
         rank: rank of the adapter.
         alpha: the adapter is scaled by alpha / rank.
         seed: of the first factor.
+        values: let the value rows of such projections learn, too.
+        dropout: of the adapter's input, where the model is put in training mode.
+        tokens: whose rows of the input embeddings learn, too; the adapter keeps these rows.
 
     Raises:
         ModelError: the model carries an adapter already, or peft cannot adapt its modules.
@@ -142,7 +171,13 @@ def adapted(lm: LanguageModel, modules: Iterable[str], rank: int, alpha: float, 
     needed = {name: parameter.requires_grad for name, parameter in lm.model.named_parameters()}
     columns = isinstance(lm.model.get_submodule(names[0]), Conv1D)
     config = peft.LoraConfig(
-        r=rank, lora_alpha=alpha, target_modules=names, fan_in_fan_out=columns, task_type="CAUSAL_LM"
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=names,
+        fan_in_fan_out=columns,
+        task_type="CAUSAL_LM",
+        trainable_token_indices={_embeddings(lm): sorted(tokens)} if tokens else None,
     )
     original = {name: lm.model.get_submodule(name) for name in names}
     try:
@@ -158,7 +193,7 @@ def adapted(lm: LanguageModel, modules: Iterable[str], rank: int, alpha: float, 
         raise
     try:
         config.base_model_name_or_path = lm.name
-        rows = value_rows(lm.anatomy)
+        rows = [] if values else value_rows(lm.anatomy)
         fused = FAMILIES[lm.anatomy.family].query_key
         for name, parameter in model.named_parameters():
             module, _, factor = name.partition(".lora_B.")
@@ -168,6 +203,12 @@ def adapted(lm: LanguageModel, modules: Iterable[str], rank: int, alpha: float, 
     finally:
         model.unload()
         _ask_again(lm, needed)
+
+
+def _embeddings(lm: LanguageModel) -> str:
+    """The last part of the input embeddings' name."""
+    wanted = lm.model.get_input_embeddings()
+    return next(name for name, module in lm.model.named_modules() if module is wanted).rpartition(".")[2]
 
 
 def save_adapter(lm: LanguageModel, folder: Path, texts: dict[str, str]) -> None:

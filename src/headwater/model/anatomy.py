@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,8 @@ class Family:
         query_key: the query and the key projection inside the attention module, or the one that holds both.
         fused: how query, key and value lie in one projection: "stacked" (all queries, all keys, all values) or
             "interleaved" (query, key and value of one head after the other); None where they have their own.
+        feed_forward: the linear maps of the feed-forward part, inside a layer. What the first one gives is what the
+            activation function gets (of a `gate_up_proj` the first half). Empty where the layers hold expert stacks.
     """
 
     layers: str
@@ -41,36 +43,52 @@ class Family:
     hybrid: str | None = None
     query_key: tuple[str, ...] = ("q_proj", "k_proj")
     fused: str | None = None
+    feed_forward: tuple[str, ...] = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 
 
 _LLAMA_LIKE = Family(layers="layers", attention="self_attn", output="o_proj")
+_WIDE = ("mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
 FAMILIES = {
-    "bloom": Family(layers="h", attention="self_attention", output="dense", interface=False),
+    "bloom": Family("h", "self_attention", "dense", interface=False, feed_forward=_WIDE),
     "cohere": _LLAMA_LIKE,
     "cohere2": _LLAMA_LIKE,
-    "falcon": Family(layers="h", attention="self_attention", output="dense", interface=False),
+    "falcon": Family("h", "self_attention", "dense", interface=False, feed_forward=_WIDE),
     "gemma2": _LLAMA_LIKE,
     "gemma3_text": _LLAMA_LIKE,
-    "gpt2": Family(layers="h", attention="attn", output="c_proj", query_key=("c_attn",), fused="stacked"),
-    "gpt_neox": Family(
-        layers="layers", attention="attention", output="dense", query_key=("query_key_value",), fused="interleaved"
+    "gpt2": Family(
+        "h", "attn", "c_proj", query_key=("c_attn",), fused="stacked", feed_forward=("mlp.c_fc", "mlp.c_proj")
     ),
-    "gpt_oss": _LLAMA_LIKE,
+    "gpt_neox": Family(
+        "layers", "attention", "dense", query_key=("query_key_value",), fused="interleaved", feed_forward=_WIDE
+    ),
+    "gpt_oss": replace(_LLAMA_LIKE, feed_forward=()),
     "granite": _LLAMA_LIKE,
-    "jamba": Family(layers="layers", attention="self_attn", output="o_proj", hybrid="Mamba"),
-    "lfm2": Family(layers="layers", attention="self_attn", output="out_proj", hybrid="convolution"),
+    "jamba": replace(
+        _LLAMA_LIKE,
+        hybrid="Mamba",
+        feed_forward=("feed_forward.gate_proj", "feed_forward.up_proj", "feed_forward.down_proj"),
+    ),
+    "lfm2": Family(
+        "layers",
+        "self_attn",
+        "out_proj",
+        hybrid="convolution",
+        feed_forward=("feed_forward.w1", "feed_forward.w3", "feed_forward.w2"),
+    ),
     "llama": _LLAMA_LIKE,
     "mistral": _LLAMA_LIKE,
-    "mixtral": _LLAMA_LIKE,
-    "mpt": Family(layers="blocks", attention="attn", output="out_proj", interface=False),
+    "mixtral": replace(_LLAMA_LIKE, feed_forward=()),
+    "mpt": Family("blocks", "attn", "out_proj", interface=False, feed_forward=("ffn.up_proj", "ffn.down_proj")),
     "olmo2": _LLAMA_LIKE,
-    "opt": Family(layers="layers", attention="self_attn", output="out_proj"),
-    "phi": Family(layers="layers", attention="self_attn", output="dense"),
-    "phi3": Family(layers="layers", attention="self_attn", output="o_proj", query_key=("qkv_proj",), fused="stacked"),
+    "opt": Family("layers", "self_attn", "out_proj", feed_forward=("fc1", "fc2")),
+    "phi": Family("layers", "self_attn", "dense", feed_forward=("mlp.fc1", "mlp.fc2")),
+    "phi3": replace(
+        _LLAMA_LIKE, query_key=("qkv_proj",), fused="stacked", feed_forward=("mlp.gate_up_proj", "mlp.down_proj")
+    ),
     "qwen2": _LLAMA_LIKE,
     "qwen3": _LLAMA_LIKE,
     "smollm3": _LLAMA_LIKE,
-    "starcoder2": _LLAMA_LIKE,
+    "starcoder2": replace(_LLAMA_LIKE, feed_forward=("mlp.c_fc", "mlp.c_proj")),
 }
 
 
@@ -162,15 +180,37 @@ def query_key_projections(model: Any, last_layer: int) -> dict[str, torch.nn.Mod
     return {name: module for name, module in unwrapped(model).named_modules() if id(module) in wanted}
 
 
+def fused_rows(anatomy: Anatomy, projection: str, width: int) -> dict[str, list[int]]:
+    """Which outputs of a projection that holds several are whose: "query", "key", "value", or "gate", "up".
+
+    Args:
+        anatomy: of the model.
+        projection: the last part of the module's name.
+        width: its outputs.
+
+    Returns:
+        Indices by name; empty where the projection holds one thing.
+    """
+    size, heads, groups = anatomy.head_dim, anatomy.num_heads, anatomy.num_kv_heads
+    parts = FAMILIES[anatomy.family]
+    if projection == "gate_up_proj":
+        return {"gate": list(range(width // 2)), "up": list(range(width // 2, width))}
+    if parts.fused is None or projection not in parts.query_key:
+        return {}
+    names = ("query", "key", "value")
+    if parts.fused == "interleaved":
+        return {
+            name: [row for head in range(heads) for row in range((3 * head + i) * size, (3 * head + i + 1) * size)]
+            for i, name in enumerate(names)
+        }
+    ends = [0, heads * size, (heads + groups) * size, (heads + 2 * groups) * size]
+    return {name: list(range(ends[i], ends[i + 1])) for i, name in enumerate(names)}
+
+
 def value_rows(anatomy: Anatomy) -> list[int]:
     """Which outputs of a projection that holds query, key and value are values; empty where they have their own."""
-    size, heads, groups = anatomy.head_dim, anatomy.num_heads, anatomy.num_kv_heads
-    fused = FAMILIES[anatomy.family].fused
-    if fused == "stacked":
-        return list(range((heads + groups) * size, (heads + 2 * groups) * size))
-    if fused == "interleaved":
-        return [row for head in range(heads) for row in range((3 * head + 2) * size, (3 * head + 3) * size)]
-    return []
+    parts = FAMILIES[anatomy.family]
+    return [] if parts.fused is None else fused_rows(anatomy, parts.query_key[0], 0)["value"]
 
 
 def read_anatomy(model: Any) -> Anatomy:

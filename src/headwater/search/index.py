@@ -27,14 +27,18 @@ from headwater.search.bm25 import Hit
 from headwater.search.chunk import passages
 from headwater.search.store import META, PASSAGE_CHARS, Embeds, create_folder, lance, open_tables, read_meta
 from headwater.search.sync import Added, Progress, Sync
+from headwater.search.vectors import VectorIndex, build, fused_rows, kind_of, nearest_rows
 
 LOCK_SECONDS = 10  # another process may be writing
 MODES = ("hybrid", "bm25", "dense")
+FUSED = 100  # hits of either list that a hybrid search joins
 
 
 @dataclass(frozen=True)
 class IndexInfo:
-    """What `Index.info` tells: where it is, what it holds, and what made its vectors (None: it has none)."""
+    """What `Index.info` tells: where it is, what it holds, what made its vectors (None: it has none), how these are
+    searched.
+    """
 
     path: str
     documents: int
@@ -42,6 +46,7 @@ class IndexInfo:
     files: int
     passage_chars: int
     embedder: dict[str, Any] | None
+    vector_index: str | None
     bytes: int
 
 
@@ -158,7 +163,6 @@ class Index:
             raise InputError("This index has no vectors, or was opened without embedder=; use mode='bm25'.")
         with self._reading():
             from lancedb.query import MatchQuery
-            from lancedb.rerankers import RRFReranker
 
             words = MatchQuery(text, "words")
             if mode == "bm25" or not vectors:
@@ -168,16 +172,12 @@ class Index:
                 assert self._embedder is not None
                 vector = np.asarray(self._embedder.embed([text], "query"), np.float32)[0]
                 if mode == "dense":
-                    query_ = self._passages.search(vector, vector_column_name="vector").distance_type("cosine")
-                    found = [(1.0 - float(row["_distance"]), row) for row in query_.limit(k).to_list()]
+                    found = [(1.0 - float(row["_distance"]), row) for row in nearest_rows(self._passages, vector, k)]
                 else:
-                    both = self._passages.search(query_type="hybrid", vector_column_name="vector").distance_type(
-                        "cosine"
-                    )
-                    rows = both.vector(vector).text(words).rerank(RRFReranker()).limit(k).to_list()
+                    rows = fused_rows(self._passages, vector, words, k, FUSED)
                     found = [(float(row["_relevance_score"]), row) for row in rows]
+            found = sorted(found, key=lambda pair: (-pair[0], pair[1]["id"], pair[1]["start"]))[:k]
             metadata = self._metadata([row["id"] for _, row in found])
-        found.sort(key=lambda pair: (-pair[0], pair[1]["id"], pair[1]["start"]))
         return [Hit(place, score, _passage(row, metadata[row["id"]])) for place, (score, row) in enumerate(found)]
 
     def _metadata(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -210,6 +210,26 @@ class Index:
         with self._writing() as sync:
             return sync.delete(list(ids))
 
+    def index_vectors(self, kind: str) -> VectorIndex:
+        """Choose how the vectors are searched; documents added later are found, too.
+
+        Args:
+            kind: "exact" (every vector, as in a new index), "ivf-pq" (compressed, for many millions) or "hnsw" (a
+                graph). The last two are quicker in large indexes and may miss neighbours; what they find is scored
+                exactly.
+
+        Returns:
+            The kind with its measured recall of the ten nearest neighbours.
+
+        Raises:
+            InputError: an unknown kind, an index without vectors, or too few passages.
+            SearchIndexError: another process is writing, or the disk refuses.
+        """
+        if self._meta["embedder"] is None:
+            raise InputError(f"The index {str(self.folder)!r} has no vectors.")
+        with self._locked():
+            return build(self._passages, kind)
+
     def info(self) -> IndexInfo:
         """Counts, settings and size on disk."""
         with self._reading():
@@ -221,6 +241,7 @@ class Index:
                 self._files.count_rows(),
                 self._meta["passage_chars"],
                 self._meta["embedder"],
+                None if self._meta["embedder"] is None else kind_of(self._passages),
                 size,
             )
 
@@ -248,21 +269,26 @@ class Index:
     @contextmanager
     def _writing(self) -> Iterator[Sync]:
         """One writer at a time; other processes may read meanwhile."""
-        from filelock import FileLock, Timeout
-
-        if self._closed:
-            raise InputError("The index is closed; open it again with Index.open.")
-        if self._meta["embedder"] is not None and self._embedder is None:
+        if self._meta["embedder"] is not None and self._embedder is None and not self._closed:
             name = self._meta["embedder"]["name"]
             raise InputError(
                 f"The index {str(self.folder)!r} has vectors of {name}; open it with embedder= to change it."
             )
+        with self._locked():
+            yield Sync(self._passages, self._files, self._rows)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        from filelock import FileLock, Timeout
+
+        if self._closed:
+            raise InputError("The index is closed; open it again with Index.open.")
         with lance(self.folder, "written"):
             try:
                 with FileLock(self.folder / ".lock", timeout=LOCK_SECONDS):
                     for table in (self._passages, self._files):
                         table.checkout_latest()
-                    yield Sync(self._passages, self._files, self._rows)
+                    yield
             except Timeout:
                 raise SearchIndexError(f"Another process is writing to the index {str(self.folder)!r}.") from None
 

@@ -22,9 +22,20 @@ META = "index.json"
 class Embeds(Protocol):
     """What makes vectors: `headwater.Embedder`, or anything with these."""
 
-    name: str
-    fingerprint: str
-    dimension: int
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with anything that changes its vectors."""
+        ...
+
+    @property
+    def dimension(self) -> int:
+        """Size of a vector."""
+        ...
 
     def embed(self, texts: Sequence[str], kind: str) -> np.ndarray:
         """float32 `[texts, dimension]`, L2-normalised; kind is "query" or "document"."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 
+@lru_cache(maxsize=2**14)  # the same answers are compared again and again
 def normalise(text: str) -> str:
     """Lower case, no articles, punctuation or doubled spaces (as SQuAD), but numbers keep their sign and point.
 
