@@ -4,8 +4,8 @@
 
 Trained on questions about the known countries, the step chosen on development countries, measured on held-out ones:
 nDCG@10 and recall@1 of 20 candidates. Trained are the model's query-focused heads and, as the control with the same
-budget (as many heads of the same layers, the same adapter, steps and examples), random heads; three seeds each, which
-also draw the random heads. Differences are paired, intervals resample countries and seeds.
+budget (as many heads of the layers that run, the same adapter, steps and examples), random heads; three seeds each,
+which also draw the random heads. Differences are paired, intervals resample countries and seeds.
 """
 
 from __future__ import annotations
@@ -113,10 +113,12 @@ def main() -> None:
         means = {measure: round(float(np.mean(record["values"][measure])), 3) for measure in MEASURES}
         print(key, means, {name: record[name] for name in ("best", "seconds") if name in record}, flush=True)
 
+    deeper = [head for head in lm.anatomy.all_heads if head[0] > own.last_layer]
     measure(BEFORE, 0, own, False)
     for seed in range(args.seeds):
         measure(AFTER, seed, own, True)
-        drawn = hw.RandomHeads(seed=seed, like=own, exclude=own).find(lm)
+        drawn = hw.RandomHeads(len(own), seed, exclude=[*own.heads, *deeper]).find(lm)
+        assert drawn.last_layer == own.last_layer, "the same layers are adapted"
         measure(RANDOM, seed, drawn, False)
         measure(RANDOM_AFTER, seed, drawn, True)
     report = summary(list(lines.done.values()), test)
