@@ -19,7 +19,7 @@ class HeadwaterError(Exception):
 
 def _again(kind: type[HeadwaterError], sentence: tuple[Any, ...], beside: dict[str, Any]) -> HeadwaterError:
     """An error as it was, whatever its own `__init__` asks for."""
-    error = kind.__new__(kind, *sentence)
+    error: HeadwaterError = Exception.__new__(kind, *sentence)
     vars(error).update(beside)
     return error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -165,9 +166,9 @@ class Pipeline:
             document if document.id is not None else Document(document.text, str(i), document.title, document.metadata)
             for i, document in enumerate(as_documents(documents))
         ]
-        ids = [document.id for document in named]
-        if len(set(ids)) < len(ids):
-            twice = next(i for i in ids if ids.count(i) > 1)
+        ids = Counter(document.id for document in named)
+        twice = next((name for name, count in ids.items() if count > 1), None)
+        if twice is not None:
             raise InputError(f"The document id {twice!r} stands twice; citations need unique ids.")
         cut = [passage.as_document() for passage in split(named, passage_chars(self.lm, self.candidates))]
         if not cut:

@@ -2,7 +2,14 @@
 
 import json
 import math
+import os
 import random
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +19,10 @@ from safetensors.torch import load_file
 import headwater as hw
 from headwater.adapt import training
 from headwater.adapt.contrastive import ContrastiveTuning
-from headwater.adapt.contrastive_data import Deck, training_queries
-from headwater.adapt.contrastive_steps import Development
+from headwater.adapt.contrastive_data import Deck, to_train_and_check, training_queries
+from headwater.adapt.contrastive_steps import Development, judge_name
 from headwater.errors import FormatError, InputError, ModelError
+from headwater.rank.qr import QRRetriever
 from headwater.search.embedder import Embedder
 from models import random_lm
 
@@ -131,7 +139,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(lm, tmp_path):
     assert len(calls) == 24
     torn = ContrastiveTuning(**again).fit(lm, TRAIN, tmp_path / "torn", CHECKS)
     assert len(calls) == 24, "what the teacher said was kept"
-    assert not (torn / "teacher.jsonl").exists()
+    assert not list(torn.glob("teacher*"))
     assert all(torch.equal(tensor, weights(whole)[name]) for name, tensor in weights(torn).items())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "train", lambda *_: pytest.fail("trained again"))
@@ -211,6 +219,94 @@ def test_all_weights(lm, tmp_path):
     assert Embedder(folder).prompt.pair == "n2s"
 
 
+def test_all_weights_are_kept_as_they_were_trained(lm, tmp_path):
+    """Also where the checkpoint was stored in half precision, in which small steps are rounded away."""
+    stored = replace(lm, stored_dtype=torch.bfloat16)
+    plan = {**QUICK, "learning_rate": 1e-5, "trainable": "full", "steps": 1}
+    folder = ContrastiveTuning(**plan).fit(stored, TRAIN, tmp_path / "full", [])
+    tensors = load_file(folder / "model.safetensors").values()
+    assert {tensor.dtype for tensor in tensors} == {torch.float32}
+
+
+def test_the_instruction_stays_unless_another_is_given(tuned, tmp_path):
+    for given, want in ((None, "Find: "), ("", "")):
+        plan = {**QUICK, "steps": 1, "instruction": given}
+        folder = ContrastiveTuning(**plan).fit(hw.load(tuned), TRAIN, tmp_path / str(given), [])
+        assert Embedder(folder).instruction == want
+
+
+def test_an_adapter_for_other_weights_is_said(tuned, tmp_path, caplog):
+    shutil.copytree(tuned, tmp_path / "other")
+    record = json.loads((tuned / "headwater.json").read_text())
+    (tmp_path / "other" / "headwater.json").write_text(json.dumps({**record, "base_fingerprint": "0" * 16}))
+    hw.load(tuned)
+    assert "other weights" not in caplog.text
+    hw.load(tmp_path / "other")
+    assert "was trained on other weights" in caplog.text
+
+
+def test_teachers_have_names(lm):
+    all_heads, one = QRRetriever(lm, heads="all"), QRRetriever(lm, heads=[(0, 0)])
+    names = [judge_name(ranker.score) for ranker in (all_heads, one, QRRetriever(lm, heads="all"))]
+    assert names[0] == names[2] != names[1]
+    assert lm.fingerprint in names[0]
+
+
+def test_a_document_of_two_lists_counts_once(lm):
+    lists = [
+        hw.RankingExample("one", [hw.Document("Same", id="a"), "x"], [0]),
+        hw.RankingExample("two", ["same ", "y"], [0]),
+    ]
+    quality = Development(Embedder(lm), lists)
+    assert len(quality.pool) == 3
+    assert quality.grades.tolist() == [[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
+
+
+def test_a_query_is_trained_on_or_held_out():
+    twice = [hw.RankingExample(f"Query {n % 20}?", ["a"], [0], id=str(n)) for n in range(40)]
+    kept, held = to_train_and_check(twice, None, 0)
+    assert len(held) == 4
+    assert {example.query for example in kept}.isdisjoint(example.query for example in held)
+
+
+PROCESS = """
+import sys, torch
+sys.path[:0] = sys.argv[1:3]
+from test_contrastive import *
+lm = hw.load(sys.argv[3])
+calls = []
+def teacher(query, documents):
+    calls.append(query)
+    return [len(document.text) for document in documents]
+for time in range(2):
+    folder = ContrastiveTuning(**TWO, teacher=teacher).fit(lm, TRAIN, sys.argv[4], CHECKS)
+    assert (folder / "adapter_model.safetensors").is_file(), "the folder is whole when a process goes on"
+    assert len(calls) == int(sys.argv[5])
+"""
+TWO = {**QUICK, "steps": 3, "every": 3, "distill": 0.5, "learning_rate": 1e-3}
+
+
+def test_two_processes_train_as_one(lm, saved, tmp_path):
+    here = Path(__file__).parent
+    words = [sys.executable, "-c", PROCESS, str(here), str(here.parent), str(saved), str(tmp_path / "two"), "6"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(words, env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(2)
+    ]
+    assert [process.wait(200) for process in processes] == [0, 0]
+
+    def teacher(query, documents):
+        return [len(document.text) for document in documents]
+
+    one = ContrastiveTuning(**TWO, teacher=teacher).fit(lm, TRAIN, tmp_path / "one", CHECKS)
+    for name, tensor in weights(one).items():
+        torch.testing.assert_close(weights(tmp_path / "two")[name], tensor, rtol=1e-3, atol=2e-5)
+
+
 def test_batches(lm):
     queries, negatives = training_queries(TRAIN, None)
     assert negatives == 3
@@ -261,6 +357,10 @@ def test_what_can_be_trained_on(caplog):
         {"trainable": "some"},
         {"pair": "x2s"},
         {"query_length": 0},
+        {"max_length": 100},
+        {"mask_margin": float("nan")},
+        {"dimensions": 128},
+        {"dimensions": (1.5,)},
     ],
 )
 def test_numbers_that_cannot_train(wrong):
@@ -286,6 +386,10 @@ def test_bad_input(lm, tmp_path, monkeypatch):
     (tmp_path / "out" / "tuning.json").unlink()
     with pytest.raises(InputError, match="finite score"):
         fit({"teacher": lambda query, documents: [math.nan] * len(documents), "distill": 0.5})
+    with pytest.raises(InputError, match="No development example has a gold document"):
+        ContrastiveTuning(**QUICK).fit(lm, TRAIN, tmp_path / "new", [hw.RankingExample("q", ["a"], [])])
+    with pytest.raises(ModelError, match="vanish in half precision"):
+        fit({"trainable": "full"}, hw.load(lm.name, dtype="bfloat16"))
     monkeypatch.setenv("WORLD_SIZE", "8")
     with pytest.raises(InputError, match="8 processes cannot share a batch of 4"):
         fit()

@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,8 +15,10 @@ import headwater as hw
 from families import family_model
 from headwater.adapt import llara
 from headwater.adapt.llara import Llara
-from headwater.errors import InputError, ModelError
+from headwater.errors import InputError, InsufficientMemoryError, ModelError
+from headwater.instrument import checkpointing
 from headwater.instrument.pooled import pooled_states
+from headwater.model.adapter import with_adapter
 from headwater.prompt.suffix import read_prompt
 from models import byte_tokenizer, random_lm, random_model
 
@@ -95,6 +98,9 @@ def test_the_folder_loads_again(saved, tmp_path, monkeypatch, slots, trainable, 
 
     again = hw.load(folder)
     assert "trained on other weights" not in caplog.text
+    if trainable == "lora":
+        with_adapter(random_lm(layers=2, seed=1), folder)
+        assert "trained on other weights" in caplog.text
     np.testing.assert_allclose(vectors(again, folder), trained[0], atol=1e-6)
     assert np.abs(vectors(again, folder, "query") - vectors(again, folder)).max() > 1e-3
     if slots == "single":
@@ -110,6 +116,31 @@ def test_the_folder_loads_again(saved, tmp_path, monkeypatch, slots, trainable, 
     assert record["prompt"]["slots"] == slots
     with pytest.raises(ModelError, match="carries an adapter") if trainable == "lora" else pytest.raises(InputError):
         Llara(**{**QUICK, "batch": 3}).adapt(hw.load(folder), TEXTS, folder)
+
+
+def test_all_weights_of_a_base_in_half_precision_are_kept_as_trained(tmp_path, monkeypatch):
+    replace(random_lm(layers=2), stored_dtype=None).save(tmp_path / "wide")
+    hw.load(tmp_path / "wide", dtype="bfloat16").save(tmp_path / "half")
+    lm, trained = hw.load(tmp_path / "half", dtype="float32"), []
+    write_adapted = llara.write_adapted
+
+    def write(folder, tuned, prompt, *more):
+        write_adapted(folder, tuned, prompt, *more)
+        trained.append(vectors(tuned, folder))
+
+    monkeypatch.setattr(llara, "write_adapted", write)
+    folder = Llara(**QUICK, trainable="full").adapt(lm, TEXTS, tmp_path / "out")
+    np.testing.assert_allclose(vectors(hw.load(folder, dtype="float32"), folder), trained[0], atol=1e-6)
+
+
+def test_an_adapter_with_other_keys_is_refused(saved, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = Llara(**{**QUICK, "steps": 1}).adapt(hw.load(saved), TEXTS, tmp_path / "out")
+    path = folder / "adapter_model.safetensors"
+    save_file({name.replace("model.model.", "model."): tensor for name, tensor in load_file(path).items()}, path)
+    with pytest.raises(ModelError, match="missing adapter keys"):
+        hw.load(folder)
 
 
 def test_slot_rows_are_trained(saved, tmp_path):
@@ -153,6 +184,74 @@ def test_an_interrupted_adaptation_goes_on_to_the_same_weights(saved, tmp_path, 
     assert [row["step"] for row in looks(torn)] == ([0, 2, 4] if held_out else [])
 
 
+def test_it_goes_on_with_smaller_passes(saved, tmp_path):
+    method = Llara(**QUICK, dropout=0.0)
+    lm = hw.load(saved)
+    whole = method.adapt(lm, TEXTS, tmp_path / "whole")
+
+    def kill(done: int, _: int) -> None:
+        if done == 3:
+            raise InsufficientMemoryError("Too little.")
+
+    with pytest.raises(InsufficientMemoryError):
+        method.adapt(lm, TEXTS, tmp_path / "torn", progress=kill)
+    steps: list[int] = []
+    smaller = replace(method, micro_batch=1, checkpointing=True)
+    torn = smaller.adapt(lm, TEXTS, tmp_path / "torn", progress=lambda done, _: steps.append(done))
+    assert steps == [3, 4]
+    for name, tensor in weights(torn).items():
+        torch.testing.assert_close(tensor, weights(whole)[name], atol=1e-5, rtol=0)
+    passes = json.loads((torn / "tuning.json").read_text())["result"]["passes"]
+    assert passes == {"micro_batch": 1, "joint": "mask4d", "checkpointing": True}
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("held_out", [0, 32])
+def test_checkpointing_is_on_in_every_step(saved, tmp_path, monkeypatch, dropout, held_out):
+    calls = []
+
+    def counted(run, *given, **named):
+        calls.append(torch.is_grad_enabled())
+        return checkpoint(run, *given, **named)
+
+    checkpoint = checkpointing.checkpoint
+    monkeypatch.setattr(checkpointing, "checkpoint", counted)
+    Llara(**QUICK, dropout=dropout, held_out=held_out, checkpointing=True).adapt(
+        hw.load(saved), TEXTS, tmp_path / "out"
+    )
+    assert sum(calls) == 4 * 2 * 2  # steps, parts, layers
+
+
+def test_only_the_adapter_drops_out(saved, tmp_path):
+    lm, training = hw.load(saved), []
+
+    def note(*_: int) -> None:
+        training.append({name for name, module in lm.model.named_modules() if module.training})
+
+    Llara(**QUICK, dropout=0.1).adapt(lm, TEXTS, tmp_path / "out", progress=note)
+    assert all(names and all(".lora_dropout." in name for name in names) for names in training)
+
+
+def test_the_folder_may_be_the_current_one(saved, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    Llara(**{**QUICK, "steps": 1}).adapt(hw.load(saved), TEXTS, ".")
+    assert (tmp_path / "here" / "headwater.json").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
+@pytest.mark.parametrize("part", ["check_projection", "opened", "Steps"])
+def test_an_error_before_the_first_checkpoint_leaves_nothing(saved, tmp_path, monkeypatch, part):
+    def refuse(*_):
+        raise ModelError("Not this model.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(llara, part, refuse)
+        with pytest.raises(ModelError, match="Not this model"):
+            Llara(**QUICK).adapt(hw.load(saved), TEXTS, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_same_call_again_is_done_and_another_is_refused(saved, tmp_path, monkeypatch):
     lm = hw.load(saved)
     folder = Llara(**QUICK).adapt(lm, TEXTS, tmp_path / "out")
@@ -172,6 +271,8 @@ def test_a_plan_runs_nothing(saved, tmp_path, monkeypatch):
     monkeypatch.setattr(type(lm.model), "forward", lambda *_, **__: pytest.fail("the model ran"))
     plan = Llara(**{**QUICK, "steps": None, "epochs": 2}).plan(lm, tmp_path / "notes")
     assert (plan.texts, plan.chunks, plan.held_out, plan.with_next) == (12, 44, 4, 33)
+    assert plan.dropped == 0
+    assert Llara(**QUICK, held_out=3).plan(lm, tmp_path / "notes").dropped == 1
     assert plan.steps == 22
     assert [path.name for path in tmp_path.iterdir()] == ["notes"]
 
@@ -226,7 +327,7 @@ def test_bad_settings_are_named():
             Llara(**more)
 
 
-def test_what_cannot_be_adapted_is_said_and_leaves_nothing(saved, tmp_path):
+def test_what_cannot_be_adapted_is_said_and_leaves_nothing(saved, tmp_path, monkeypatch):
     lm = hw.load(saved)
     out = tmp_path / "out"
     cases = [
@@ -244,7 +345,11 @@ def test_what_cannot_be_adapted_is_said_and_leaves_nothing(saved, tmp_path):
     assert not list(tmp_path.iterdir())
     with pytest.raises(ModelError, match="float32"):
         Llara(**QUICK, trainable="full").adapt(hw.load(saved, dtype="bfloat16"), TEXTS, out)
+    with pytest.raises(ModelError, match="float16"):
+        Llara(**QUICK).adapt(hw.load(saved, dtype="float16"), TEXTS, out)
+    assert not list(tmp_path.iterdir())
     shutil.copytree(saved, out)
+    monkeypatch.setattr(llara, "chunk_store", lambda *_: pytest.fail("read first"))
     with pytest.raises(InputError, match="not empty"):
         Llara(**QUICK).adapt(lm, TEXTS, out)
 

@@ -122,19 +122,49 @@ def test_held_out_chunks_are_of_other_texts(tmp_path):
     assert len(split_chunks(chunks, 10**6, 0).train) == 27 * 3
 
 
-def test_strangers_are_of_other_texts_and_have_a_next_where_they_can(tmp_path):
+def test_few_chunks_are_lost_to_held_out_texts(tmp_path):
+    texts = [f"word{n} " * (4 * (50 if n % 2 else 3)) for n in range(40)]
+    chunks = store(tmp_path, texts=texts)
+    seen = set()
+    for seed in range(8):
+        split = split_chunks(chunks, 5, seed)
+        assert len(split.held_out) == 5
+        assert len(chunks) - len(split.train) == 6  # two short texts, no long one
+        seen |= {number - int(chunks.starts[chunks.article[number]]) for number in split.held_out}
+    assert seen == {0, 1, 2}
+    firsts = {
+        min(n - int(chunks.starts[chunks.article[n]]) for n in split_chunks(chunks, 2, s).held_out) for s in range(8)
+    }
+    assert firsts != {0}
+
+
+def test_strangers_are_a_permutation_across_texts(tmp_path):
     chunks = store(tmp_path, texts=[f"word{n} " * (4 + 3 * n) for n in range(7)])
-    train = list(range(len(chunks)))
-    other = strangers(chunks, train, 0)
-    assert set(other) == set(train)
-    for number, stranger in other.items():
-        assert chunks.article[number] != chunks.article[stranger]
-        alone = (chunks.article == chunks.article[stranger]).sum() == 1
-        if chunks.next(number) is not None and not alone:
-            assert chunks.next(stranger) is not None
+    for train in (list(range(len(chunks))), list(range(3, len(chunks)))):
+        other = strangers(chunks, train, 0)
+        assert sorted(other) == sorted(other.values()) == train
+        for number, stranger in other.items():
+            assert chunks.article[number] != chunks.article[stranger]
+            assert (chunks.next(number) is None) == (chunks.next(stranger) is None)
     assert strangers(chunks, train, 1) != other
     with pytest.raises(InputError, match="at least two"):
         strangers(chunks, [0], 0)
+    with pytest.raises(InputError, match="more than half"):
+        strangers(chunks, [n for n in range(len(chunks)) if chunks.article[n] in (0, 6)], 0)
+
+
+def test_a_cut_chunk_names_only_what_is_read(tmp_path):
+    chunks = store(tmp_path, texts=["the zoo is far away"], cutting=Cutting(9, 9, 99, "en"))
+    decode = PROMPT.tokenizer.decode
+    assert decode(chunks.ids(0)) == "the zoo i"
+    assert {decode([i]) for i in chunks.targets(0)} == set("zo ")
+    assert len(store(tmp_path, texts=["the zoo is far away"], cutting=Cutting(9, 99, 99, "en")).targets(0)) == 8
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "texts.lock").mkdir()
+    with pytest.raises(InputError, match="Cannot keep the texts"):
+        store(tmp_path)
 
 
 def test_an_order_goes_through_all_before_it_comes_again():

@@ -44,7 +44,7 @@ def test_a_dry_run_loads_no_model(call: Any, questions: Path, tmp_path: Path) ->
     assert "mine (train): 10 questions, 10 groups, 20 passages" in shown.stdout
     assert "train        6 questions to ask, of 6 groups" in shown.stdout
     plan = json.loads(call(*words, "--questions", 5, "--json").stdout)
-    assert plan["asked"] == {"train": 3, "development": 1, "test": 2}
+    assert plan["asked"] == {"train": 3, "development": 1, "test": 1}
     assert not (tmp_path / "s").exists()
     (tmp_path / "avoid.txt").write_text("Bob Roy leads 1.")
     less = call(*words, "--avoid", tmp_path / "avoid.txt")

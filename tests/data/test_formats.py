@@ -159,6 +159,16 @@ def test_examples(tmp_path: Path) -> None:
     assert (second.grades(), second.id) == ([1.0, 0.0], "5")
 
 
+def test_documents_of_examples_have_no_ids_of_their_own(tmp_path: Path) -> None:
+    """A place that looks like an id would make documents of different queries the same."""
+    documents = [{"text": "a"}, {"text": "b", "id": "7"}, "c"]
+    named = [{"query": "q", "documents": documents, "relevant": given} for given in ({"0": 2, "7": 1}, ["2", "7"])]
+    by_grade, by_name = read_examples(write_jsonl(tmp_path / "e.jsonl", list(named)))
+    assert [document.id for document in by_grade.documents if not isinstance(document, str)] == [None, "7", None]
+    assert by_grade.grades() == [2.0, 1.0, 0.0]
+    assert by_name.grades() == [0.0, 1.0, 1.0]
+
+
 @pytest.mark.parametrize(
     "record",
     [

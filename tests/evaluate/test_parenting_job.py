@@ -13,10 +13,12 @@ import torch
 
 import headwater as hw
 from headwater.adapt.parenting import train
+from headwater.adapt.parenting.classes import UnitMap
 from headwater.data.lines import write_json
 from headwater.data.parenting.items import KINDS, save_items
 from headwater.errors import InputError, ModelError
 from headwater.evaluate import parenting_job
+from headwater.evaluate.main_job import no_progress
 from headwater.evaluate.parenting import answers, rows, workshop
 from headwater.evaluate.parenting.questions import AXES, UNSEEN
 from headwater.evaluate.parenting.settings import Settings
@@ -63,8 +65,11 @@ def made_data(lm, prepared, output, sets=None, progress=None):
 
 
 def mined(self, lm, data, folder, progress):
+    """Scores that sort the units into the classes E, A, R, O in turn."""
     units = made_map(lm, rank=2)
-    return replace(units, provenance={**lm.provenance(), "reliability": {"a": 0.9, "r": 0.8, "between": 0.85}})
+    scores = [[2.0 if name in high else 1.0 for name in units.classes] for high in ("EA", "ER")]
+    reliability = {"a": 0.9, "r": 0.8, "between": 0.85}
+    return UnitMap.sort(units.units, *scores, provenance={**lm.provenance(), "reliability": reliability})
 
 
 def fitted(self, lm, progress):
@@ -209,8 +214,9 @@ def test_rows_that_cannot_be_made_are_told(lm, tmp_path, monkeypatch) -> None:
     def none(*_):
         raise ModelError("No head copies.")
 
+    few = (rows.BASE, rows.ROUTED)
     monkeypatch.setattr(workshop.Pear, "fit", none)
-    monkeypatch.setattr(parenting_job, "ROWS", tuple(row for row in rows.ROWS if row.fold or not row.switches))
+    monkeypatch.setattr(parenting_job, "ROWS", tuple(row for row in rows.ROWS if row.fold or row.name in few))
     monkeypatch.setattr(parenting_job, "_draw", lambda *_: None)
     summary = parenting_job.run(lm, tmp_path / "parenting", SMALL)
     assert set(summary["refused"]) == {rows.PEAR, rows.PEAR_FIRST, rows.PEAR_LAST}
@@ -228,3 +234,19 @@ def test_the_last_step_is_asked_where_another_was_chosen(finished) -> None:
         own = {key.replace(rows.PEAR_LAST, rows.ROUTED) for key in own}
         assert own <= other
         assert other & {key.removesuffix("/chosen") for key in keys if key.endswith("/chosen")} <= own
+
+
+def test_threshold_moves_where_a_class_is_empty(lm, tmp_path, monkeypatch) -> None:
+    seen = []
+
+    def mine(self, *_):
+        seen.append(self.tau)
+        if self.tau != -0.25:
+            raise InputError("No unit is of class A.")
+        return made_map(lm, rank=2)
+
+    monkeypatch.setattr(workshop.Mining, "mine", mine)
+    shop = workshop.Workshop(lm, tmp_path, SMALL, no_progress)
+    assert shop.units.sizes == made_map(lm, rank=2).sizes
+    assert seen == [0.0, 0.25, -0.25]
+    assert (tmp_path / "units.json").exists()

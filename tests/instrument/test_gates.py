@@ -6,7 +6,7 @@ import torch
 
 import headwater as hw
 from families import FAMILIES, OWN_ATTENTION, family_model
-from headwater.errors import InputError, ModelError
+from headwater.errors import InputError, InsufficientMemoryError, ModelError
 from headwater.instrument.gates import gate_counts, gate_modules
 from headwater.model.anatomy import decoder_layers
 from models import byte_tokenizer, random_lm
@@ -110,3 +110,15 @@ def test_nothing_to_count_is_refused():
         gate_counts(lm, [(ids, mask, counted * 0)])
     with pytest.raises(InputError, match="no token"):
         gate_counts(lm, [])
+
+
+def test_a_batch_beyond_the_memory_is_refused_in_words(monkeypatch):
+    lm = random_lm(layers=1)
+
+    def full(*arguments, **more):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+    monkeypatch.setattr(lm.model.model.layers[0].mlp, "forward", full)
+    with pytest.raises(InsufficientMemoryError, match="reading 2 prompts at once"):
+        gate_counts(lm, [rows(4, 5)])
+    assert not any(module._forward_hooks for module in lm.model.modules())

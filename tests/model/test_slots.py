@@ -1,10 +1,13 @@
 """Tokens added to a model and taken off again."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 import headwater as hw
 from families import family_model
+from headwater.model import slots
 from headwater.model.anatomy import decoder
 from headwater.model.slots import add_tokens, added_tokens
 from models import byte_tokenizer, random_lm
@@ -53,6 +56,18 @@ def test_a_padded_vocabulary_is_not_shrunk():
     with added_tokens(lm, NAMES) as more:
         assert more.model.get_input_embeddings().weight is old
         assert len(more.tokenizer) == len(tokenizer) + 3
+
+
+def test_a_configuration_without_a_size_gets_none(monkeypatch):
+    lm = random_lm()
+    inner, size = lm.model.config, lm.model.config.vocab_size
+    monkeypatch.setattr(slots, "text_config", lambda _: inner)
+    monkeypatch.setattr(lm.model, "config", SimpleNamespace())
+    with added_tokens(lm, NAMES):
+        assert inner.vocab_size == size + 3
+        assert not vars(lm.model.config)
+    assert inner.vocab_size == size
+    assert not vars(lm.model.config)
 
 
 def test_an_exception_leaves_the_model_as_it_was():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,12 @@ from hypothesis import strategies as st
 
 import headwater as hw
 from families import family_model
+from headwater.data.parenting.match import tokens
 from headwater.data.parenting.questions import ProbeQuestion
 from headwater.errors import ContextOverflowError, FormatError, InputError, ModelError
 from headwater.model.greedy import end_ids
 from headwater.prompt import prompt_template
+from headwater.read import probe as probe_module
 from headwater.read.probe import ClosedBookProbe, chosen
 from headwater.read.reader import Reader
 from models import byte_tokenizer, random_lm
@@ -140,6 +143,8 @@ def test_a_foreign_probe_is_refused(tmp_path: Path) -> None:
     SMALL.run(lm, QUESTIONS[:1], tmp_path)
     with pytest.raises(InputError, match="holds a run with fingerprint="):
         SMALL.run(random_lm(seed=1), QUESTIONS[:1], tmp_path)
+    with pytest.raises(InputError, match=r"with dtype='torch\.float32', not 'torch\.bfloat16'"):
+        SMALL.run(random_lm(dtype=torch.bfloat16), QUESTIONS[:1], tmp_path)
     with pytest.raises(InputError, match="holds a run with samples=3, not 2"):
         ClosedBookProbe(samples=2, new_tokens=5).run(lm, QUESTIONS[:1], tmp_path)
     with pytest.raises(InputError, match=r"holds a run with instruction='', not 'Be short\.'"):
@@ -168,6 +173,33 @@ def test_instructions() -> None:
     said = lm.tokenizer.decode(texts[0])
     assert said.startswith("<user>Answer the following question with a short phrase")
     assert said.endswith("Query: Who?</user><assistant>")
+
+
+@pytest.mark.parametrize(
+    ("chat", "asked_shortly"),
+    [
+        ("{{ bos_token }}{% for m in messages %}{{ m['content'] }}{% endfor %}", False),
+        ("{% for m in messages %}{{ m['content'] }}{% endfor %}", False),
+        ("{% for m in messages %}{{ m['content'] }}{% endfor %}{{ '\\nAnswer:' }}", False),  # as the embedded model's
+        ("{% for m in messages %}>{{ m['content'] }}{% endfor %}", True),  # one token marks the turn
+        ("{% for m in messages %}{{ m['content'] }}{{ eos_token }}{% endfor %}", True),
+    ],
+)
+def test_which_templates_mark_turns(chat: str, asked_shortly: bool) -> None:
+    lm = random_lm()
+    lm.tokenizer.chat_template = chat
+    assert bool(ClosedBookProbe().made_with(lm)["instruction"]) is asked_shortly
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_answers_that_are_cut_off_are_not_known(cut: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm, probe = random_lm(), ClosedBookProbe(samples=0, new_tokens=3)
+    monkeypatch.setattr(probe_module, "_over", lambda lm, new: len(new) == 3 and not cut)
+    found = probe.run(lm, QUESTIONS)
+    asked = [replace(q, answers=(found[q.id].memory,)) for q in QUESTIONS if tokens(found[q.id].memory)]
+    assert len(asked) > 1
+    again = probe.run(lm, asked)
+    assert {(record.ended, record.label) for record in again.values()} == {(not cut, "unknown" if cut else "known")}
 
 
 def test_models_that_think_are_refused() -> None:

@@ -114,7 +114,11 @@ def test_how_many_are_asked() -> None:
         return [len(each) for each in prepare([own_questions()], **more).questions.values()]
 
     assert count() == [6, 1, 3]
-    assert count(questions=5) == [3, 1, 2]
+    assert count(questions=5) == [3, 1, 1]
+    assert count(questions=1) == [1, 0, 0]
+    assert count(questions=5, shares=(1.0, 0.0, 0.0)) == [5, 0, 0]
+    asked = prepare([own_questions()], [own_questions("other", 8)], questions=8, shares=(1.0, 0.0, 0.0)).questions
+    assert [len(each) for each in asked.values()] == [4, 1, 3], "development and test have questions, too"
     assert count(sets=ParentingSets(robust="both")) == [12, 2, 6]
     first = [q.id for each in prepare([own_questions()], questions=5).questions.values() for q in each]
     more = [q.id for each in prepare([own_questions()], questions=8).questions.values() for q in each]
@@ -142,6 +146,16 @@ def test_a_model_that_knows_nothing(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert record["counts"]["train"]["r"] == 0
     assert "No items in a, r, agree, empty of train: the questions asked are" in caplog.text
     assert len((tmp_path / "probe.jsonl").read_text().splitlines()) == 10
+
+
+def test_an_answer_that_its_paragraph_does_not_state(tmp_path: Path, knows: list[str]) -> None:
+    """Such items are dropped, and do not end the run after all the probing."""
+    own = own_questions()
+    odd = replace(own, questions=(replace(own.questions[0], answers=("Ann, Bob",)), *own.questions[1:]))
+    lm = random_lm(max_position_embeddings=2048)
+    record = make_data(lm, prepare([odd], sets=SETS), tmp_path, PROBE, SETS)
+    assert [n for name, n in record["dropped"].items() if "agree: the paragraph does not state" in name] == [1]
+    assert sum(counts["agree"] for counts in record["counts"].values()) == 9
 
 
 def test_what_is_longer_than_the_model_reads(tmp_path: Path, knows: list[str]) -> None:

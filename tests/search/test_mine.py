@@ -172,6 +172,43 @@ def test_a_run_goes_on_and_is_read_again(tmp_path):
         mining.run(examples[2:], CORPUS, sources, tmp_path / "none")
 
 
+def test_what_makes_two_runs_differ(tmp_path):
+    sources = {"bm25": bm25_source(CORPUS)}
+    corpus = [hw.Document("one", id="1", title="T"), *CORPUS]
+    mining, given = Mining(keep=1), [EXAMPLE]
+    mining.run(given, corpus, sources, tmp_path, exclude=["test"])
+    mining.run(given, corpus, sources, tmp_path, exclude=["test", "test"])
+    with pytest.raises(InputError, match="exclude"):
+        mining.run(given, corpus, sources, tmp_path, exclude=["hard"])
+    other = hw.RankingExample(EXAMPLE.query, [CORPUS[2], "other"], ["near"], id="q1", group="peru")
+    with pytest.raises(InputError, match="data"):
+        mining.run([other], corpus, sources, tmp_path, exclude=["test"])
+    with pytest.raises(InputError, match="data"):
+        mining.run(given, [hw.Document("one", id="1", title="U"), *CORPUS], sources, tmp_path, exclude=["test"])
+
+
+def test_queries_that_cannot_be_mined_for(tmp_path):
+    sources = {"bm25": bm25_source(CORPUS)}
+    blank = hw.RankingExample("blank?", [" ", "x"], [0], id="b")
+    counts = Mining(keep=1).run([blank, EXAMPLE], CORPUS, sources, tmp_path / "blank")
+    assert (counts["without a positive"], counts["queries"]) == (1, 1)
+    for twice in ([EXAMPLE, EXAMPLE], [hw.RankingExample("q", ["a"], [0]), hw.RankingExample("q", ["a"], [0], id="0")]):
+        with pytest.raises(InputError, match="stands twice"):
+            Mining().run(twice, CORPUS, sources, tmp_path / "twice")
+
+
+@pytest.mark.parametrize("scores", [[1.0], [1.0, float("nan")]])
+def test_a_judge_gives_a_score_for_each(scores):
+    with pytest.raises(InputError, match="judge 'x' has to give a finite score"):
+        mine(judges={"x": lambda query, documents: scores})
+
+
+def test_documents_that_are_a_title():
+    first, second = (hw.Document(" ", title=title) for title in ("one", "two"))
+    assert document_keys(first).isdisjoint(document_keys(second))
+    assert document_keys(hw.Document("ONE", title="x")) == document_keys(hw.Document("one")) == document_keys(first)
+
+
 @pytest.mark.parametrize("wrong", [{"depth": 0}, {"keep": 0}, {"group": 0}, {"relative_margin": 1.0}])
 def test_bad_settings(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):

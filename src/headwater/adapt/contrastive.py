@@ -15,14 +15,13 @@ from typing import Any
 import torch
 
 import headwater
-from headwater.adapt.contrastive_data import Deck, training_queries
+from headwater.adapt.contrastive_data import Deck, to_train_and_check, training_queries
 from headwater.adapt.contrastive_loss import ContrastiveLoss
-from headwater.adapt.contrastive_steps import Bench, Development, taught_scores
+from headwater.adapt.contrastive_steps import Bench, Development, judge_name, taught_scores
 from headwater.adapt.folder import RECORD, begin
-from headwater.adapt.listwise import held_out
-from headwater.adapt.trainable import TRAINABLE, check_trainable, opened, save_tuned
+from headwater.adapt.parenting.processes import Team, team
+from headwater.adapt.trainable import RATES, TRAINABLE, check_trainable, opened, save_tuned
 from headwater.atomic import write_text
-from headwater.data import world
 from headwater.data.documents import RankingExample
 from headwater.errors import InputError, InsufficientMemoryError
 from headwater.heads.detector import Progress, data_fingerprint
@@ -35,9 +34,7 @@ from headwater.search.mine import Judge
 
 logger = logging.getLogger("headwater")
 
-BUILT_IN = 1024  # training questions where none are given, about the known countries
-BUILT_IN_DEVELOPMENT = 64
-TEACHER = "teacher.jsonl"
+TEACHER = "teacher-{}.jsonl"  # one of each process
 _CARD = """---
 base_model: {name}
 ---
@@ -64,7 +61,8 @@ class ContrastiveTuning:
         rank: of the adapter.
         alpha: the adapter is scaled by alpha / rank.
         dropout: of the adapter's input.
-        learning_rate: the highest, after a warm-up over a tenth of the steps; AdamW, linear decay.
+        learning_rate: the highest, after a warm-up over a tenth of the steps; AdamW, linear decay. None: 1e-4, and
+            1e-5 of "full".
         epochs: how often each query is trained on.
         steps: optimizer steps instead of epochs.
         batch: queries of a step, over all processes (fewer where there are fewer queries).
@@ -80,10 +78,10 @@ class ContrastiveTuning:
         distill: share of the distillation in the loss, 0 to 1; needs a teacher.
         teacher_temperature: of the teacher's scores (None: 0.01 for "qr", else 1).
         pair: roles of query and document, see `EmbeddingPrompt` (None: the model's own, "n2s" for a new one).
-        instruction: put in front of every query, here and when the embedder is used.
-        query_length: most tokens of a query with its prompt, in training.
+        instruction: put in front of every query, here and when the embedder is used (None: the model's own, if any).
+        query_length: most tokens of a query with its prompt, in training; at most max_length.
         document_length: the same of a document.
-        max_length: the same of both when the embedder is used.
+        max_length: the same of both when the embedder is used (less where the model reads less).
         every: steps between validations, and between checkpoints.
         patience: validations without a new best until training stops.
         seed: of the adapter's first values, the order of the queries, and what is drawn for them.
@@ -93,7 +91,7 @@ class ContrastiveTuning:
     rank: int = 64
     alpha: float = 16.0
     dropout: float = 0.1
-    learning_rate: float = 1e-4
+    learning_rate: float | None = None
     epochs: int = 1
     steps: int | None = None
     batch: int = 64
@@ -107,7 +105,7 @@ class ContrastiveTuning:
     distill: float = 0.0
     teacher_temperature: float | None = None
     pair: str | None = None
-    instruction: str = ""
+    instruction: str | None = None
     query_length: int = 64
     document_length: int = 160
     max_length: int = 512
@@ -137,6 +135,15 @@ class ContrastiveTuning:
             raise InputError(f"teacher is 'qr' or gives scores for (query, documents), got {self.teacher!r}.")
         if self.negatives is not None and self.negatives < 0:
             raise InputError(f"negatives cannot be below 0, got {self.negatives}.")
+        longest = max(self.query_length, self.document_length)
+        if longest > self.max_length:
+            raise InputError(
+                f"query_length and document_length go up to max_length ({self.max_length}), got {longest}."
+            )
+        if self.mask_margin is not None and not (math.isfinite(self.mask_margin) and self.mask_margin >= 0):
+            raise InputError(f"mask_margin must be at least 0, got {self.mask_margin}.")
+        if not isinstance(self.dimensions, Sequence) or not all(isinstance(size, int) for size in self.dimensions):
+            raise InputError(f"dimensions are whole numbers, such as (128, 64), got {self.dimensions!r}.")
         self.dimensions = tuple(self.dimensions)
         if self.pair is not None:
             check_pair(self.pair)
@@ -170,17 +177,15 @@ class ContrastiveTuning:
             The folder.
 
         Raises:
-            InputError: nothing to train on, too few negatives, or the folder holds something else.
+            InputError: nothing to train on, too few negatives, `development` without a gold document, processes
+                started for different trainings, or the folder holds something else.
             ModelError: a model that cannot be trained, or a loss that is NaN or infinite.
             InsufficientMemoryError: a batch does not fit; `chunk` helps.
             MissingExtraError: peft is not installed.
         """
         require_peft()
-        from headwater.adapt.training import Schedule, main_process
-        from headwater.adapt.training import train as run
-
         processes = int(os.environ.get("WORLD_SIZE", "1"))
-        examples, checks = self._examples(train, development)
+        examples, checks = to_train_and_check(train, development, self.seed)
         queries, negatives = training_queries(examples, self.negatives)
         share = min(self.batch, len(queries)) // processes
         if share < 1:
@@ -193,14 +198,38 @@ class ContrastiveTuning:
         if self.dimensions and not 1 <= min(self.dimensions) <= max(self.dimensions) <= embedder.dimension:
             raise InputError(f"dimensions must lie between 1 and {embedder.dimension}, got {self.dimensions}.")
         folder = Path(output)
-        config = self._config(lm, embedder.prompt, examples, checks, negatives, steps, share * processes)
-        if main_process() and begin(folder, config, whole=None):
-            logger.info("%s holds this embedder already.", folder)
-            return folder
+        config = self._config(embedder, examples, checks, negatives, steps, share * processes)
+        with team(lm) as group:
+            group.agree(config)
+            if group.share(lambda: begin(folder, config, whole=None)):
+                logger.info("%s holds this embedder already.", folder)
+                return folder
+            made = {"base": base, "base_fingerprint": under}
+            self._train(embedder, deck, checks, folder, group, config, made, progress)
+        return folder
+
+    def _train(
+        self,
+        embedder: Embedder,
+        deck: Deck,
+        checks: Sequence[RankingExample],
+        folder: Path,
+        group: Team,
+        config: dict[str, Any],
+        made: dict[str, Any],
+        progress: Progress | None,
+    ) -> None:
+        """All steps; the first process writes the folder, and the others wait for it."""
+        from headwater.adapt.training import Schedule
+        from headwater.adapt.training import train as run
+
+        lm, steps = embedder.lm, int(config["steps"])
+        batches = steps * group.size
         taught = {}
         if self.teacher is not None:
             judge: Judge = QRRetriever(lm).score if isinstance(self.teacher, str) else self.teacher
-            taught = taught_scores(judge, deck, steps * processes, folder / TEACHER if main_process() else None)
+            own = range(group.rank, batches, group.size)  # as the training deals them
+            taught = taught_scores(judge, deck, own, folder / TEACHER.format(group.rank))
         objective = ContrastiveLoss(
             self.temperature,
             tuple(sorted({embedder.dimension, *self.dimensions}, reverse=True)),
@@ -209,10 +238,10 @@ class ContrastiveTuning:
             self.distill,
             self.teacher_temperature or (0.01 if self.teacher == "qr" else 1.0),
         )
-        every = min(self.every, steps)
-        schedule = Schedule(steps, processes, self.learning_rate, 0.1, every, self.patience, self.seed, in_order=True)
+        every, rate = min(self.every, steps), self.learning_rate or RATES[self.trainable]
+        schedule = Schedule(steps, group.size, rate, 0.1, every, self.patience, self.seed, in_order=True)
         with opened(lm, self.trainable, self.rank, self.alpha, self.dropout, self.seed) as tuned:
-            student = Embedder(tuned, prompt=embedder.prompt, instruction=self.instruction)
+            student = Embedder(tuned, prompt=embedder.prompt, instruction=embedder.instruction)
             lengths = self.query_length, self.document_length
             bench = Bench(student, deck, objective, taught, lengths, self.chunk, self.dropout)
             quality = Development(student, checks)
@@ -220,7 +249,7 @@ class ContrastiveTuning:
                 done = run(
                     tuned,
                     bench.loss,
-                    steps * processes,
+                    batches,
                     schedule,
                     folder / "checkpoints",
                     quality.measured if checks else None,
@@ -229,28 +258,14 @@ class ContrastiveTuning:
                 )
             except torch.OutOfMemoryError as error:
                 raise InsufficientMemoryError(
-                    f"Training ran out of memory with {share} queries and {share * (1 + negatives)} documents at a "
-                    "time: give a smaller chunk (GradCache), batch or document_length."
+                    f"Training ran out of memory with {deck.share} queries and {deck.share * (1 + deck.negatives)} "
+                    "documents at a time: give a smaller chunk (GradCache), batch or document_length."
                 ) from error
             finally:
                 lm.model.eval()
             if done.best == 0:
                 logger.warning("No step was better than the model itself on the development examples.")
-            if main_process():
-                self._write(folder, student, {"base": base, "base_fingerprint": under}, config, vars(done))
-        return folder
-
-    def _examples(
-        self, train: Sequence[RankingExample] | None, development: Sequence[RankingExample] | None
-    ) -> tuple[list[RankingExample], list[RankingExample]]:
-        """What is trained on, and what is validated on."""
-        if train is None:
-            train = world.ranking_examples("known", BUILT_IN)
-            if development is None:
-                development = world.ranking_examples("development", BUILT_IN_DEVELOPMENT)
-        if development is None:
-            return held_out(list(train), self.seed)
-        return list(train), list(development)
+            group.share(lambda: self._write(folder, student, made, config, vars(done)))
 
     def _prompt(self, lm: LanguageModel) -> EmbeddingPrompt:
         """The prompt of the finished embedder: the model's own where it has one."""
@@ -263,8 +278,7 @@ class ContrastiveTuning:
 
     def _config(
         self,
-        lm: LanguageModel,
-        prompt: EmbeddingPrompt,
+        embedder: Embedder,
         examples: Sequence[RankingExample],
         development: Sequence[RankingExample],
         negatives: int,
@@ -272,18 +286,19 @@ class ContrastiveTuning:
         batch: int,
     ) -> dict[str, Any]:
         """What makes two trainings the same."""
-        given = self.teacher is not None and not isinstance(self.teacher, str)
+        lm = embedder.lm
         config = {
             "method": type(self).__name__,
             **vars(self),
-            "teacher": str(getattr(self.teacher, "__qualname__", "given")) if given else self.teacher,
+            "instruction": embedder.instruction,
+            "teacher": judge_name(self.teacher) if callable(self.teacher) else self.teacher,
             "negatives": negatives,
             "steps": steps,
             "batch": batch,
             "model": lm.name,
             "fingerprint": lm.fingerprint,
             "dtype": str(lm.dtype),
-            "prompt": prompt.fingerprint,
+            "prompt": embedder.prompt.fingerprint,
             "headwater": headwater.__version__,
             "examples": len(examples),
             "data": data_fingerprint(examples),
@@ -301,4 +316,5 @@ class ContrastiveTuning:
         save_tuned(student.lm, folder, {FILE: json.dumps(made, indent=1) + "\n", "README.md": card})
         write_text(folder / RECORD, json.dumps({"config": config, "result": result}, indent=1) + "\n")
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        (folder / TEACHER).unlink(missing_ok=True)
+        for path in folder.glob(TEACHER.format("*")):
+            path.unlink()

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from headwater.adapt.listwise import held_out
+from headwater.data import world
 from headwater.data.documents import Document, RankingExample, as_documents
 from headwater.errors import InputError
 from headwater.search.mine import document_keys, text_key
@@ -15,6 +17,43 @@ from headwater.search.mine import document_keys, text_key
 logger = logging.getLogger("headwater")
 
 MOST_NEGATIVES = 15
+BUILT_IN = 1024  # training questions where none are given, about the known countries
+BUILT_IN_DEVELOPMENT = 64
+
+
+def to_train_and_check(
+    train: Sequence[RankingExample] | None, development: Sequence[RankingExample] | None, seed: int
+) -> tuple[list[RankingExample], list[RankingExample]]:
+    """What is trained on, and what the best step is chosen on (nothing: the last step is kept).
+
+    Args:
+        train: None: questions about the known countries of the fact world.
+        development: None: a tenth of the groups of `train`, or questions about other countries beside the built-in
+            ones.
+        seed: of which tenth.
+
+    Raises:
+        InputError: `development` holds examples, and none of them a gold document with text.
+    """
+    if train is None:
+        train = world.ranking_examples("known", BUILT_IN)
+        if development is None:
+            development = world.ranking_examples("development", BUILT_IN_DEVELOPMENT)
+    if development is None:
+        kept, held = held_out(list(train), seed)
+        return kept, held if any(map(_good, held)) else []
+    if development and not any(map(_good, development)):
+        raise InputError(
+            "No development example has a gold document with text, so no step can be chosen on them; give others, or "
+            "an empty list to keep the last step."
+        )
+    return list(train), list(development)
+
+
+def _good(example: RankingExample) -> tuple[Document, ...]:
+    """Its gold documents that have text."""
+    pairs = zip(as_documents(example.documents), example.grades(), strict=True)
+    return tuple(document for document, grade in pairs if grade > 0 and not document.blank)
 
 
 @dataclass(frozen=True)
@@ -47,10 +86,10 @@ def training_queries(examples: Sequence[RankingExample], negatives: int | None) 
     found = []
     known: dict[str, frozenset[str]] = {}
     for example in examples:
-        pairs = list(zip(as_documents(example.documents), example.grades(), strict=True))
-        good = tuple(document for document, grade in pairs if grade > 0 and not document.blank)
+        good = _good(example)
         if not good:
             continue
+        pairs = zip(as_documents(example.documents), example.grades(), strict=True)
         keys = frozenset().union(*map(document_keys, good))
         name = text_key(example.query)
         known[name] = known.get(name, frozenset()) | keys
@@ -67,7 +106,14 @@ def training_queries(examples: Sequence[RankingExample], negatives: int | None) 
         queries.append(TrainingQuery(query, good, clean, own))
     fewest = min(queries, key=lambda each: len(each.negatives))
     if negatives is None:
-        return queries, min(MOST_NEGATIVES, len(fewest.negatives))
+        negatives = min(MOST_NEGATIVES, len(fewest.negatives))
+        if negatives < min(MOST_NEGATIVES, max(len(each.negatives) for each in queries)):
+            logger.warning(
+                "Every query gets %d negatives, as %r has no more: mine more, or leave it out.",
+                negatives,
+                fewest.query[:80],
+            )
+        return queries, negatives
     if len(fewest.negatives) < negatives:
         raise InputError(
             f"The query {fewest.query[:80]!r} has {len(fewest.negatives)} negatives, not {negatives}: mine more "

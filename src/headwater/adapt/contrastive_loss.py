@@ -135,7 +135,8 @@ class ContrastiveLoss:
             raise InputError(f"dimensions must lie between 1 and {queries.shape[-1]}, got {too_wide[0]}.")
         processes = dist.get_world_size() if dist.is_initialized() else 1
         if processes > 1:
-            queries, passages, lists = gathered(queries), gathered(passages), _gathered_lists(lists)
+            lists = _gathered_lists(lists)  # first: it refuses unequal shares, with which gathering rows would hang
+            queries, passages = gathered(queries), gathered(passages)
         hidden = lists.hidden() if self.mask_known else None
         losses = []
         for size in self.dimensions or (queries.shape[-1],):

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from headwater.adapt.contrastive_data import Dealt, Deck
@@ -15,44 +14,49 @@ from headwater.adapt.contrastive_loss import ContrastiveLoss, Lists
 from headwater.adapt.gradcache import grad_cache
 from headwater.data.documents import Document, RankingExample, as_documents
 from headwater.data.lines import Lines
-from headwater.errors import InputError, ModelError
+from headwater.errors import ModelError
 from headwater.heads.query_focused import ndcg
+from headwater.rank.qr import QRRetriever
 from headwater.search.embedder import Embedder
-from headwater.search.mine import Judge, document_keys
+from headwater.search.mine import Judge, document_keys, judged
 
 logger = logging.getLogger("headwater")
 
 
-def taught_scores(judge: Judge, deck: Deck, batches: int, path: Path | None) -> dict[str, list[float]]:
-    """A teacher's scores of every list that the deck will deal, by round and query.
+def judge_name(judge: Judge) -> str:
+    """What tells a teacher from others: its function, its model and its heads where it has such."""
+    owner = getattr(judge, "__self__", None)
+    parts = [str(getattr(judge, "__qualname__", type(judge).__name__))]
+    if isinstance(owner, QRRetriever):
+        parts += [owner.lm.fingerprint, str(sorted(owner.heads.heads))]
+    elif owner is not None:
+        parts += [str(getattr(owner, part)) for part in ("name", "fingerprint") if hasattr(owner, part)]
+    return " ".join(parts)
+
+
+def taught_scores(judge: Judge, deck: Deck, batches: Sequence[int], path: Path) -> dict[str, list[float]]:
+    """A teacher's scores of the lists in some batches of a deck, by round and query.
 
     Args:
         judge: gives scores for (query, documents).
         deck: deals the lists.
-        batches: how many batches of it.
-        path: keeps what is scored, so that an interrupted training does not score it again; None: nowhere.
+        batches: numbers of the batches.
+        path: keeps what is scored, so that an interrupted training does not score it again.
 
     Raises:
         InputError: the teacher gives another number of scores, NaN or infinity.
     """
-    lines = None if path is None else Lines(path)
-    found = {} if lines is None else {name: record["scores"] for name, record in lines.done.items()}
-    logger.info("The teacher scores %d lists.", batches * deck.share)
-    for number in range(batches):
+    lines = Lines(path)
+    found = {name: record["scores"] for name, record in lines.done.items()}
+    logger.info("The teacher scores %d lists.", len(batches) * deck.share)
+    for number in batches:
         for dealt in deck.batch(number):
             name = _list_name(dealt)
             if name in found:
                 continue
             query = deck.queries[dealt.index].query
-            scores = np.asarray(judge(query, list(dealt.documents)), np.float64)
-            if scores.shape != (len(dealt.documents),) or not np.isfinite(scores).all():
-                raise InputError(
-                    f"The teacher has to give a finite score for each of {len(dealt.documents)} documents; for "
-                    f"{query[:80]!r} it gave {scores.tolist()}."
-                )
-            found[name] = scores.tolist()
-            if lines is not None:
-                lines.add({"id": name, "scores": found[name]})
+            found[name] = judged(judge, query, dealt.documents, "The teacher").tolist()
+            lines.add({"id": name, "scores": found[name]})
     return found
 
 
@@ -122,21 +126,30 @@ class Development:
     def __init__(self, student: Embedder, examples: Sequence[RankingExample]) -> None:
         """Examples without a gold document with text only add to the documents."""
         self.student = student
-        pool: dict[frozenset[str], Document] = {}
+        places: dict[str, int] = {}  # of the documents, by every key they are known by
+        self.pool: list[Document] = []
         self.queries: list[str] = []
-        graded: list[dict[frozenset[str], float]] = []
+        graded: list[dict[int, float]] = []
         for example in examples:
             pairs = [
                 (document, grade)
                 for document, grade in zip(as_documents(example.documents), example.grades(), strict=True)
                 if not document.blank
             ]
-            pool.update({document_keys(document): document for document, _ in pairs})
-            if any(grade > 0 for _, grade in pairs):
+            own: dict[int, float] = {}
+            for document, grade in pairs:
+                keys = document_keys(document)
+                place = next((places[key] for key in keys if key in places), len(self.pool))
+                if place == len(self.pool):
+                    self.pool.append(document)
+                places.update(dict.fromkeys(keys, place))
+                own[place] = max(grade, own.get(place, 0.0))
+            if any(grade > 0 for grade in own.values()):
                 self.queries.append(example.query)
-                graded.append({document_keys(document): grade for document, grade in pairs if grade > 0})
-        self.pool = list(pool.values())
-        self.grades = torch.tensor([[own.get(keys, 0.0) for keys in pool] for own in graded], dtype=torch.float64)
+                graded.append(own)
+        self.grades = torch.tensor(
+            [[own.get(place, 0.0) for place in range(len(self.pool))] for own in graded], dtype=torch.float64
+        )
 
     def measured(self) -> dict[str, float]:
         """Mean nDCG@10."""

@@ -17,6 +17,7 @@ from headwater.instrument.prefix import SharedPrefix
 from headwater.instrument.trainable import TrainablePrefix
 from headwater.model.lm import LanguageModel
 from headwater.prompt import prompt_template
+from headwater.search.mine import text_key
 
 logger = logging.getLogger("headwater")
 
@@ -55,8 +56,8 @@ class TrainingList:
 
 
 def held_out(examples: Sequence[RankingExample], seed: int) -> tuple[list[RankingExample], list[RankingExample]]:
-    """A tenth of the groups to validate on; none where there are fewer than ten groups."""
-    names = [example.group or example.id or example.query for example in examples]
+    """A tenth of the groups to validate on; none where there are fewer than ten. Without one, a query is a group."""
+    names = [example.group or text_key(example.query) for example in examples]
     groups = sorted(set(names))
     random.Random(f"{seed}:held out").shuffle(groups)
     held = set(groups[: len(groups) // 10])

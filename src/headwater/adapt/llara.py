@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,14 +32,14 @@ from headwater.adapt.llara_texts import (
     strangers,
     text_fingerprint,
 )
-from headwater.adapt.trainable import TRAINABLE, opened
+from headwater.adapt.trainable import TRAINABLE, check_trainable, opened
 from headwater.data.documents import DocumentLike
-from headwater.errors import InputError, InsufficientMemoryError, ModelError
+from headwater.errors import HeadwaterError, InputError, InsufficientMemoryError
 from headwater.heads.detector import Progress
 from headwater.instrument.checkpointing import checkpointed
 from headwater.instrument.joint import JOINTS, kernel_for
 from headwater.instrument.vocabulary import check_projection
-from headwater.model.adapter import refuse_adapted, require_peft
+from headwater.model.adapter import refuse_adapted, require_peft, set_dropout
 from headwater.model.lm import LanguageModel
 from headwater.model.slots import added_tokens
 from headwater.prompt.suffix import EmbeddingPrompt, embedding_prompt, slot_names
@@ -48,6 +48,7 @@ logger = logging.getLogger("headwater")
 
 OBJECTIVES = {"code": (1.0, 0.05, 0.05), "paper": (0.0, 1.0, 1.0)}  # weights of LM, EBAE, EBAR
 _RATES = {"lora": 1e-4, "full": 1e-5}
+_PASSES = ("micro_batch", "joint", "checkpointing")  # how a step is computed, not what comes of it
 
 
 @dataclass
@@ -67,7 +68,7 @@ class Llara:
         w_lm: weight of the next-token loss (None: that of the objective).
         w_ae: of EBAE, as `w_lm`.
         w_ar: of EBAR, as `w_lm`. The control without slots is w_lm=1, w_ae=0, w_ar=0.
-        permute_targets: a control: every chunk gets the sets of another text.
+        permute_targets: a control: the sets are permuted, so that every chunk gets those of another text.
         stopwords: left out of the sets: "en", another list of bm25s ("german", ...), or None.
         chunk_words: texts are cut into chunks of so many words.
         trainable: "lora" or "full".
@@ -79,11 +80,12 @@ class Llara:
         epochs: passes over the chunks.
         steps: optimizer steps instead of epochs.
         batch: chunks of a step, over all processes.
-        micro_batch: of them in one forward pass, at most.
+        micro_batch: of them in one forward pass, at most (of 1: two where the processes do not divide the batch).
         packing: short chunks share a row of `max_length` tokens.
         joint: how the tails are read, see `headwater.instrument.joint`: "mask4d", "flex", "branch" or "separate".
         checkpointing: less memory, more time.
-        held_out: chunks of other texts whose losses are looked at (of a tenth of the texts at most).
+        held_out: chunks of other texts whose losses are looked at (of a tenth of the texts at most); what else these
+            texts hold is not trained on, see `LlaraPlan`.
         every: steps between two looks, and between checkpoints.
         seed: of the adapter, the order of the chunks, and what is held out.
     """
@@ -153,11 +155,14 @@ class Llara:
         )
 
     def plan(self, lm: LanguageModel, texts: Texts | Iterable[DocumentLike]) -> LlaraPlan:
-        """What `adapt` will do, without running the model. Raises what `adapt` raises before it trains."""
+        """What `adapt` will do, without running the model; raises what `adapt` raises about settings and texts."""
         given = _again(texts)
         with self._prompted(lm) as (_, prompt), tempfile.TemporaryDirectory() as folder:
             chunks = self._chunks(given, prompt, text_fingerprint(given), Path(folder) / "texts")
-            return planned(chunks, self._split(chunks), prompt, self.batch, self.epochs, self.steps)
+            split = self._split(chunks)
+            if self.permute_targets:
+                strangers(chunks, split.train, self.seed)
+            return planned(chunks, split, prompt, self.batch, self.epochs, self.steps)
 
     def adapt(
         self,
@@ -170,7 +175,8 @@ class Llara:
 
         It holds a peft adapter (or, of "full", a checkpoint), `headwater.json` (the prompt and what made it),
         `tuning.json` (settings, losses on held-out chunks by step) and a card. Called again after an interruption,
-        training goes on behind the last checkpoint. `lm` itself is left as it was.
+        training goes on behind the last checkpoint, also with another `micro_batch`, `joint` or `checkpointing`. `lm`
+        itself is left as it was.
 
         Args:
             lm: a loaded model without an adapter. Several processes (`accelerate launch`) each load their own.
@@ -193,36 +199,31 @@ class Llara:
         from headwater.adapt.training import main_process
 
         given, folder, base = _again(texts), Path(output), lm.provenance()
+        whole = folder.resolve()
         parts = self._parts(int(os.environ.get("WORLD_SIZE", "1")))
         data = text_fingerprint(given)
-        kept = folder.with_name(f".{folder.name}.texts")
+        kept = whole.parent / f".{whole.name}.texts"
         with self._prompted(lm) as (own, prompt):
             config = self._config(lm, base["fingerprint"], prompt, data)
-            if (folder / RECORD).exists() and begin(folder, config, whole=None):
+            if (main_process() or (folder / RECORD).exists()) and begin(folder, config, whole=None):
                 logger.info("%s holds this adaptation already.", folder)
                 return folder
-            check_projection(own)
-            try:
+            with _taken_back(folder, kept) if main_process() else nullcontext():
+                check_projection(own)
                 chunks = self._chunks(given, prompt, data, kept)
                 split = self._split(chunks)
                 other = strangers(chunks, split.train, self.seed) if self.permute_targets else None
-                if main_process():
-                    begin(folder, config, whole=None)
-            except InputError:
-                _forget(kept)
-                raise
-            plan = planned(chunks, split, prompt, self.batch, self.epochs, self.steps)
-            tokens = _ids(prompt) if self.slots == "eight" else ()
-            with opened(own, self.trainable, self.rank, self.alpha, self.dropout, self.seed, tokens) as tuned:
-                width = self.max_length if self.packing else None
-                examples = Examples(tuned, prompt, chunks, self.weights, self.joint, width, other)
-                try:
+                plan = planned(chunks, split, prompt, self.batch, self.epochs, self.steps)
+                tokens = _ids(prompt) if self.slots == "eight" else ()
+                with opened(own, self.trainable, self.rank, self.alpha, self.dropout, self.seed, tokens) as tuned:
+                    width = self.max_length if self.packing else None
+                    examples = Examples(tuned, prompt, chunks, self.weights, self.joint, width, other)
                     done = self._train(examples, split, plan.steps, parts, folder / "checkpoints", progress)
-                finally:
-                    lm.model.eval()
-                if main_process():
-                    write_adapted(folder, tuned, prompt, base, config, {**vars(done), "plan": vars(plan)})
-                    _forget(kept)
+                    if main_process():
+                        passes = {name: getattr(self, name) for name in _PASSES}
+                        result = {**vars(done), "plan": vars(plan), "passes": passes}
+                        write_adapted(folder, tuned, prompt, base, config, result)
+                        _forget(kept)
         return folder
 
     def _parts(self, processes: int) -> int:
@@ -246,11 +247,11 @@ class Llara:
         schedule = Schedule(steps, parts, rate, 0.1, min(self.every, steps), 1, self.seed, in_order=True)
 
         def loss(number: int) -> torch.Tensor:
-            lm.model.train(self.dropout > 0)
+            set_dropout(lm, True)
             return cut.loss(number)
 
         def look() -> dict[str, float]:
-            lm.model.eval()
+            set_dropout(lm, False)
             return looked_at(own, split.held_out, self.micro_batch)
 
         validate = look if split.held_out else None
@@ -267,10 +268,7 @@ class Llara:
     def _prompted(self, lm: LanguageModel) -> Iterator[tuple[LanguageModel, EmbeddingPrompt]]:
         """The model with slot tokens and the kernel that is needed, and the prompt; on leaving it is as before."""
         refuse_adapted(lm)
-        if self.trainable == "full" and lm.dtype.itemsize < 4:
-            raise ModelError(
-                "The small steps of a full adaptation vanish in half precision: load the model in float32."
-            )
+        check_trainable(lm, self.trainable)
         if lm.max_length and self.max_length > lm.max_length:
             raise InputError(f"max_length is {self.max_length}, {lm.name!r} reads {lm.max_length}.")
         with kernel_for(lm, self.joint), added_tokens(lm, slot_names() if self.slots == "eight" else ()) as own:
@@ -297,7 +295,7 @@ class Llara:
         """What makes two trainings the same."""
         config = {
             "method": type(self).__name__,
-            **vars(self),
+            **{name: value for name, value in vars(self).items() if name not in _PASSES},
             "model": lm.name,
             "fingerprint": fingerprint,
             "dtype": str(lm.dtype),
@@ -314,6 +312,21 @@ def _again(texts: Texts | Iterable[DocumentLike]) -> Texts:
     if isinstance(texts, (str, Path, list, tuple)):
         return texts
     return list(texts)
+
+
+@contextmanager
+def _taken_back(folder: Path, kept: Path) -> Iterator[None]:
+    """An error before the first checkpoint leaves nothing of the training behind."""
+    try:
+        yield
+    except HeadwaterError:
+        if not any(folder.glob("checkpoints/checkpoint-*")):
+            _forget(kept)
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+            (folder / RECORD).unlink(missing_ok=True)
+            with suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def _forget(kept: Path) -> None:

@@ -35,7 +35,8 @@ class LlaraPlan:
     Attributes:
         texts: that are not blank.
         chunks: of them, trained on.
-        held_out: chunks that are only looked at.
+        held_out: chunks of other texts that are only looked at.
+        dropped: the other chunks of those texts, neither trained on nor looked at.
         with_next: chunks trained on that have a following one, so a target for "predict".
         tokens: read in one pass over the chunks, without tails.
         cut: chunks whose last words do not fit.
@@ -47,6 +48,7 @@ class LlaraPlan:
     texts: int
     chunks: int
     held_out: int
+    dropped: int
     with_next: int
     tokens: int
     cut: int
@@ -65,6 +67,7 @@ def planned(
         texts=len(chunks.starts) - 1,
         chunks=len(split.train),
         held_out=len(split.held_out),
+        dropped=len(chunks) - len(split.train) - len(split.held_out),
         with_next=sum(chunks.next(number) is not None for number in split.train),
         tokens=sum(sizes),
         cut=sum(size == room for size in sizes),

@@ -13,10 +13,12 @@ import logging
 import random
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
@@ -43,7 +45,7 @@ class Cutting:
     Attributes:
         words: of a chunk.
         text_tokens: of a chunk are read, those behind are not.
-        target_tokens: of a chunk make its set of targets.
+        target_tokens: of a chunk make its set of targets; of these, where a chunk is cut, those that are read.
         stopwords: "en", or another list of bm25s ("german", "french", ...), is left out of the targets; None: none.
     """
 
@@ -179,24 +181,28 @@ def chunk_store(texts: Texts, prompt: EmbeddingPrompt, cutting: Cutting, fingerp
         folder: of the store; one of other texts or another cutting is replaced.
 
     Raises:
-        InputError: no chunk has a token.
+        InputError: no chunk has a token, or the folder cannot be written.
         FormatError: a file cannot be read as what it is, or the store is damaged.
     """
     wanted = {**asdict(cutting), "texts": fingerprint, "prompt": prompt.fingerprint}
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f"{folder.name}.lock")):
+            if _made_of(folder) != wanted:
+                shutil.rmtree(folder, ignore_errors=True)
+                _build(texts, prompt, cutting, folder)
+                write_text(folder / _META, json.dumps({"made_of": wanted}) + "\n")
     except OSError as error:
-        raise InputError(f"Cannot use the folder {folder.parent}: {error.strerror or error}.") from error
-    with FileLock(folder.with_name(f"{folder.name}.lock")):
-        try:
-            kept = json.loads((folder / _META).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            kept = {}
-        if kept.get("made_of") != wanted:
-            shutil.rmtree(folder, ignore_errors=True)
-            _build(texts, prompt, cutting, folder)
-            write_text(folder / _META, json.dumps({"made_of": wanted}) + "\n")
+        raise InputError(f"Cannot keep the texts in {folder}: {error.strerror or error}.") from error
     return Chunks(folder)
+
+
+def _made_of(folder: Path) -> Any:
+    """What the store in a folder was made of; None where there is no whole one."""
+    try:
+        return json.loads((folder / _META).read_text(encoding="utf-8"))["made_of"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _build(texts: Texts, prompt: EmbeddingPrompt, cutting: Cutting, folder: Path) -> None:
@@ -205,28 +211,26 @@ def _build(texts: Texts, prompt: EmbeddingPrompt, cutting: Cutting, folder: Path
     pieces = ((text, piece) for text, whole in enumerate(each_text(texts)) for piece in chunks_of(whole, cutting.words))
     ends: tuple[list[int], list[int]] = ([0], [0])
     owners: list[int] = []
-    try:
-        folder.mkdir(parents=True)
-        with open(folder / "tokens.u32", "wb") as tokens, open(folder / "targets.u32", "wb") as targets:
-            while group := list(islice(pieces, _AT_ONCE)):
-                plain = [piece for _, piece in group]
-                rows = prompt.text_ids(plain)
-                sets = prompt.text_ids(_without(piece, stopped) for piece in plain) if stopped else rows
-                for (owner, _), row, target in zip(group, rows, sets, strict=True):
-                    if not row:
-                        continue
-                    parts = row[: cutting.text_tokens], sorted(set(target[: cutting.target_tokens]) - special)
-                    for part, file, own in zip(parts, (tokens, targets), ends, strict=True):
-                        file.write(np.asarray(part, np.uint32).tobytes())
-                        own.append(own[-1] + len(part))
-                    owners.append(owner)
-        if not owners:
-            raise InputError("The texts hold no token to adapt the model on.")
-        changes = np.flatnonzero(np.diff(owners)) + 1
-        np.save(folder / "starts.npy", np.concatenate([[0], changes, [len(owners)]]))
-        np.save(folder / "offsets.npy", np.array(ends))
-    except OSError as error:
-        raise InputError(f"Cannot keep the texts in {folder}: {error.strerror or error}.") from error
+    folder.mkdir(parents=True)
+    with open(folder / "tokens.u32", "wb") as tokens, open(folder / "targets.u32", "wb") as targets:
+        while group := list(islice(pieces, _AT_ONCE)):
+            plain = [piece for _, piece in group]
+            rows = prompt.text_ids(plain)
+            sets = prompt.text_ids(_without(piece, stopped) for piece in plain) if stopped else rows
+            for (owner, _), row, target in zip(group, rows, sets, strict=True):
+                if not row:
+                    continue
+                named, read = set(target[: cutting.target_tokens]) - special, row[: cutting.text_tokens]
+                parts = read, sorted(named if len(read) == len(row) else named & set(read))
+                for part, file, own in zip(parts, (tokens, targets), ends, strict=True):
+                    file.write(np.asarray(part, np.uint32).tobytes())
+                    own.append(own[-1] + len(part))
+                owners.append(owner)
+    if not owners:
+        raise InputError("The texts hold no token to adapt the model on.")
+    changes = np.flatnonzero(np.diff(owners)) + 1
+    np.save(folder / "starts.npy", np.concatenate([[0], changes, [len(owners)]]))
+    np.save(folder / "offsets.npy", np.array(ends))
 
 
 def _without(text: str, stopped: frozenset[str]) -> str:
@@ -241,7 +245,7 @@ class Split:
 
     Attributes:
         train: numbers of chunks.
-        held_out: numbers of chunks of other texts.
+        held_out: numbers of chunks of other texts, not always of all theirs.
     """
 
     train: list[int]
@@ -249,9 +253,14 @@ class Split:
 
 
 def split_chunks(chunks: Chunks, held_out: int, seed: int) -> Split:
-    """Hold out the chunks of random texts: about `held_out` chunks, of a tenth of the texts at most."""
-    texts = len(chunks.starts) - 1
-    order = random.Random(f"{seed}:held out").sample(range(texts), texts)
+    """Hold out random chunks of random texts, of a tenth of the texts at most.
+
+    The other chunks of these texts are left out of both lists, so that nothing looked at was trained on. To leave out
+    few, texts of more than `held_out` chunks come last.
+    """
+    texts, draw = len(chunks.starts) - 1, random.Random(f"{seed}:held out")
+    order = draw.sample(range(texts), texts)
+    order.sort(key=lambda text: chunks.starts[text + 1] - chunks.starts[text] > held_out)
     out: list[int] = []
     chosen: set[int] = set()
     for text in order[: texts // 10]:
@@ -260,28 +269,31 @@ def split_chunks(chunks: Chunks, held_out: int, seed: int) -> Split:
         chosen.add(text)
         out += range(chunks.starts[text], chunks.starts[text + 1])
     train = [number for number, text in enumerate(chunks.article.tolist()) if text not in chosen]
-    return Split(train, sorted(out)[:held_out])
+    return Split(train, sorted(draw.sample(out, min(held_out, len(out)))))
 
 
 def strangers(chunks: Chunks, train: Sequence[int], seed: int) -> dict[int, int]:
     """For every chunk one of another text, whose targets it gets in the control with permuted targets.
 
-    A chunk with a following one gets one with a following one where the other text has such.
+    A permutation: of the chunks with a following one, and of those without, so that the sets stay the same ones.
 
     Raises:
-        InputError: there is only one text.
+        InputError: there is only one text, or one holds too many of the chunks.
     """
-    texts = sorted({int(chunks.article[number]) for number in train})
-    if len(texts) < 2:
-        raise InputError("Targets can only be permuted across texts: give at least two.")
-    order = random.Random(f"{seed}:strangers").sample(texts, len(texts))
-    other = dict(zip(order, [*order[1:], order[0]], strict=True))
-    found = {}
-    for number in train:
-        text = int(chunks.article[number])
-        start, stop = (int(each) for each in chunks.starts[other[text] : other[text] + 2])
-        choice = stop - start - (1 if chunks.next(number) is not None and stop - start > 1 else 0)
-        found[number] = start + (number - int(chunks.starts[text])) % choice
+    draw = random.Random(f"{seed}:strangers")
+    found: dict[int, int] = {}
+    for followed in (True, False):
+        group = [number for number in train if (chunks.next(number) is not None) == followed]
+        texts = [int(chunks.article[number]) for number in group]
+        place = {text: draw.random() for text in sorted(set(texts))}
+        group = sorted(draw.sample(group, len(group)), key=lambda number: place[int(chunks.article[number])])
+        most = max(Counter(texts).values(), default=0)
+        if 2 * most > len(group):
+            raise InputError(
+                "Targets can only be permuted across texts: give at least two, none of which holds more than half of "
+                "the chunks that are trained on."
+            )
+        found |= zip(group, [*group[most:], *group[:most]], strict=True)  # text by text, so `most` leads to another
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from headwater.model.lm import LanguageModel
 logger = logging.getLogger("headwater")
 
 TRAINABLE = ("lora", "full")
+RATES = {"lora": 1e-4, "full": 1e-5}  # the highest learning rate where none is given
 
 
 @contextmanager
@@ -45,7 +47,8 @@ def opened(
 
     Raises:
         InputError: neither "lora" nor "full".
-        ModelError: "full" with an adapter, or a model that peft cannot adapt.
+        ModelError: "full" with an adapter or in half precision, an adapter that is not LoRA, or a model that peft
+            cannot adapt.
     """
     carries = check_trainable(lm, trainable)
     if trainable == "lora" and not carries:
@@ -80,6 +83,10 @@ def check_trainable(lm: LanguageModel, trainable: str) -> bool:
     carries = unwrapped(lm.model) is not lm.model
     if carries and trainable == "full":
         raise ModelError(f"{lm.name!r} carries an adapter: merge it first (model.merge_and_unload()).")
+    if trainable == "full" and lm.dtype.itemsize < 4:
+        raise ModelError("The small steps of a full training vanish in half precision: load the model in float32.")
+    if carries and not any(_of_adapter(name) for name, _ in lm.model.named_parameters()):
+        raise ModelError(f"The adapter of {lm.name!r} is not LoRA, so it cannot be trained on: merge it first.")
     return carries
 
 
@@ -89,10 +96,13 @@ def _of_adapter(name: str) -> bool:
 
 
 def save_tuned(lm: LanguageModel, folder: Path, texts: dict[str, str]) -> None:
-    """Write what was trained: a peft adapter where there is one, else an ordinary checkpoint; `texts` with it."""
+    """Write what was trained: a peft adapter where there is one, else an ordinary checkpoint; `texts` with it.
+
+    The checkpoint is in the dtype it was trained in, whatever the model was stored in.
+    """
     if unwrapped(lm.model) is not lm.model:
         save_adapter(lm, folder, texts)
         return
-    lm.save(folder)
+    replace(lm, stored_dtype=None).save(folder)
     for name, text in texts.items():
         write_text(folder / name, text)

@@ -196,7 +196,8 @@ def train(
         start = first[metric] if metric else None
         log.append({"step": 0, **{f"eval_{name}": value for name, value in first.items()}})
     objective = Objective(lm, loss)
-    initial = {name: tensor.detach().clone() for name, tensor in objective.state_dict().items()}
+    weights = {} if start is None else objective.state_dict()
+    initial = {name: tensor.detach().clone() for name, tensor in weights.items()}
     trainer = _Trainer(
         model=objective,
         args=arguments,

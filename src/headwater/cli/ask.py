@@ -107,9 +107,10 @@ def ask(
         )
     from headwater.pipeline import Pipeline, passage_chars
     from headwater.search.index import Index
+    from headwater.search.store import META
 
     chars = min(passage_chars(each, candidates) for each in (lm, ranker_lm))
-    new = index is None or not index.exists()
+    new = index is None or not (index / META).is_file()
     folder = index or _cached(docs, chars, vectors)
     with Index.open(folder, embedder=vectors, passage_chars=chars if new else None) as opened:
         if docs is not None:

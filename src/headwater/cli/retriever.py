@@ -152,7 +152,11 @@ def tune(
     ] = None,
     trainable: Annotated[str, typer.Option("--trainable", help="lora or full.")] = "lora",
     rank: Annotated[int, typer.Option("--rank", min=1, help="Rank of the adapter.")] = 64,
-    learning_rate: Annotated[float, typer.Option("--learning-rate", help="The highest one.")] = 1e-4,
+    alpha: Annotated[float, typer.Option("--alpha", help="The adapter is scaled by alpha / rank.")] = 16.0,
+    dropout: Annotated[float, typer.Option("--dropout", help="Of the adapter's input.")] = 0.1,
+    learning_rate: Annotated[
+        float | None, typer.Option("--learning-rate", help="The highest one. Default: 1e-4, and 1e-5 of full.")
+    ] = None,
     temperature: Annotated[float, typer.Option("--temperature", help="Of the softmax over cosines.")] = 0.01,
     dimensions: Annotated[
         str | None, typer.Option("--dimensions", help="Also train the first so many dimensions, such as 128,64.")
@@ -163,13 +167,23 @@ def tune(
     distill: Annotated[
         float | None, typer.Option("--distill", min=0, max=1, help="Share of the teacher in the loss. Default: 0.5.")
     ] = None,
-    instruction: Annotated[str, typer.Option("--instruction", help="Put in front of every query.")] = "",
+    mask_margin: Annotated[
+        float | None,
+        typer.Option("--mask-margin", help="No negative is nearer than the positive by more. Default: any may be."),
+    ] = None,
+    instruction: Annotated[
+        str | None, typer.Option("--instruction", help="Put in front of every query. Default: the model's own, if any.")
+    ] = None,
     pair: Annotated[
         str | None, typer.Option("--pair", help="Roles of query and document: n2s (the default), s2s, n2n, m2m.")
     ] = None,
     query_tokens: Annotated[int, typer.Option("--query-tokens", min=1, help="Of a query, in training.")] = 64,
     document_tokens: Annotated[int, typer.Option("--document-tokens", min=1, help="Of a document, in training.")] = 160,
+    max_length: Annotated[
+        int, typer.Option("--max-length", min=1, help="Most tokens of a text when the embedder is used.")
+    ] = 512,
     every: Annotated[int, typer.Option("--every", min=1, help="Steps between validations and checkpoints.")] = 50,
+    patience: Annotated[int, typer.Option("--patience", min=1, help="Validations without a new best, then stop.")] = 5,
     seed: options.Seed = 0,
     device: options.Device = None,
     dtype: options.Dtype = None,
@@ -182,7 +196,7 @@ def tune(
     if distill is not None and teacher is None:
         raise InputError("--distill needs a teacher: add --teacher qr, or a cross-encoder's name.")
     sizes = () if dimensions is None else options.numbers(dimensions, "--dimensions")
-    if any(size != int(size) for size in sizes):
+    if not all(size.is_integer() for size in sizes):
         raise InputError(f"--dimensions takes whole numbers, got {dimensions!r}.")
     options.writable_folder(output.parent)
     from headwater.model.adapter import require_peft
@@ -194,6 +208,8 @@ def tune(
         return ContrastiveTuning(
             trainable=trainable,
             rank=rank,
+            alpha=alpha,
+            dropout=dropout,
             learning_rate=learning_rate,
             epochs=epochs,
             steps=steps,
@@ -205,11 +221,14 @@ def tune(
             teacher=judge,
             distill=0.0 if judge is None else 0.5 if distill is None else distill,
             teacher_temperature=0.01 if teacher == "qr" else None,
+            mask_margin=mask_margin,
             pair=pair,
             instruction=instruction,
             query_length=query_tokens,
             document_length=document_tokens,
+            max_length=max_length,
             every=every,
+            patience=patience,
             seed=seed,
         )
 
@@ -218,6 +237,10 @@ def tune(
     method = plan(_teacher(teacher, lm, device, dtype, quiet))
     with progress("training", quiet) as step:
         folder = method.fit(lm, given, output, checks, progress=step)
+    from headwater.adapt.training import main_process
+
+    if not main_process():
+        return
     record = json.loads((folder / "tuning.json").read_text(encoding="utf-8"))
     config, result = record["config"], record["result"]
     checked = [row for row in result["log"] if "eval_ndcg@10" in row]

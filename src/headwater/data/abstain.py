@@ -22,8 +22,8 @@ _ABSTAINS = re.compile(
 )
 # The same as a whole answer: these words stand in names and titles too.
 _ONLY = re.compile(
-    r"(?:it's |the answer: )?(?:currently )?(?:unknown|unclear)|(?:(?:do not|don't) know|not sure)(?: (?:it|this|that))?"
-    r"|(?:have )?no idea|dunno|n ?/ ?a",
+    r"(?:it's |the answer: )?(?:currently )?(?:unknown|unclear)"
+    r"|(?:(?:do not|don't) know|not sure)(?: (?:it|this|that))?|(?:have )?no idea|dunno|n ?/ ?a",
     re.IGNORECASE,
 )
 

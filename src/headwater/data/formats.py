@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from headwater.data.documents import Document, RankingExample
 from headwater.data.files import read_documents, refuse_duplicates
@@ -86,7 +87,8 @@ def read_examples(path: str | Path) -> list[RankingExample]:
     """Read ranking examples: one JSON object per line.
 
     `{"query": str, "documents": [str | {"text", "id", "title"}], "relevant": [id or index] | {id: grade},
-    "id": str, "group": str}`; the last two may be left out.
+    "id": str, "group": str}`; the last two may be left out. Documents without an id get none; as keys of a mapping
+    they are named by their place.
 
     Raises:
         InputError: when there is no such file.
@@ -101,17 +103,29 @@ def read_examples(path: str | Path) -> list[RankingExample]:
             if not isinstance(record.get(key), kind):
                 raise FormatError(f"{path}, line {line}: the field {key!r} is missing or of the wrong kind.")
         documents = [
-            Document(item) if isinstance(item, str) else json_document(item, str(index), path, line)
-            for index, item in enumerate(record["documents"])
+            Document(item) if isinstance(item, str) else json_document(item, None, path, line)
+            for item in record["documents"]
         ]
         known = {key: str(record[key]) for key in ("id", "group") if record.get(key) is not None}
         try:
-            examples.append(RankingExample(record["query"], documents, record["relevant"], **known))
+            examples.append(RankingExample(record["query"], documents, _relevant(record, documents), **known))
         except InputError as error:
             raise FormatError(f"{path}, line {line}: {error}") from error
     if not examples:
         raise FormatError(f"{path} holds no examples.")
     return examples
+
+
+def _relevant(record: dict[str, Any], documents: list[Document]) -> list[Any] | dict[Any, Any]:
+    """What is relevant; a name that no document bears and that is a number means a place."""
+    given, ids = record["relevant"], {document.id for document in documents}
+
+    def meant(key: Any) -> Any:
+        return int(key) if isinstance(key, str) and key not in ids and key.isdecimal() else key
+
+    if isinstance(given, dict):
+        return {meant(key): grade for key, grade in given.items()}
+    return [meant(key) for key in given]
 
 
 def read_queries(path: str | Path) -> dict[str, str]:

@@ -35,7 +35,7 @@ def json_object(line: str, path: Path, number: int) -> dict[str, Any]:
     return record
 
 
-def json_document(record: object, default_id: str, path: Path, line: int) -> Document:
+def json_document(record: object, default_id: str | None, path: Path, line: int) -> Document:
     """The fields text, id or _id, and title as a document; the other fields become metadata."""
     if not isinstance(record, Mapping):
         raise FormatError(f"{path}, line {line}: a document must be text or an object, got {type(record).__name__}.")

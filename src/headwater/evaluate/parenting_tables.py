@@ -61,8 +61,9 @@ def _sizes(summary: Json) -> str:
         f"Facts asked without documents: {told}. Training items: {items}; {least} to {most} documents (extraction: 3 "
         f"at least). Tests: {tests}. {config['steps']} steps of {config['batch']} items of each set, rank "
         f"{config['rank']}; a look at {config['development']} development questions of each kind every "
-        f"{config['every']} steps; learning "
-        f"rates {', '.join(f'{rate:g}' for rate in config['rates'])}. {config['seeds']} seeds for {PLAIN}, {KAFT} and "
+        f"{config['every']} steps, of which a chosen step lost at most {config['keep']:.0%} of the closed book "
+        f"(training stops at {config['stop']:.0%}); learning rates "
+        f"{', '.join(f'{rate:g}' for rate in config['rates'])}. {config['seeds']} seeds for {PLAIN}, {KAFT} and "
         f"{ROUTED}, {min(config['some'], config['seeds'])} for other trainings."
     )
 
@@ -134,8 +135,9 @@ def _classes(summary: Json) -> str:
             lines.append([f"{name}, {which}", count, *(f"{share:.0%}" for share in shares)])
     rho = found["reliability"]
     text = (
-        f"{found['layers']} layers; tau {found['tau']:g}, gamma {found['gamma']:.2f}. Spearman's rho between two halves of the conflicts "
-        f"{rho['a']:.2f}, of the noise {rho['r']:.2f}; between conflicts and noise {rho['between']:.2f}. A "
+        f"{found['layers']} layers; tau {found['tau']:g}, gamma {found['gamma']:.2f}. Spearman's rho between two "
+        f"halves of the conflicts {rho['a']:.2f}, of the noise {rho['r']:.2f}; between conflicts and noise "
+        f"{rho['between']:.2f}. A "
         "depth-matched partition has the mined shares."
     )
     return f"{table(['class', 'units', 'first third', 'middle', 'last'], lines)}\n\n{text}"

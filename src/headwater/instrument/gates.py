@@ -14,6 +14,7 @@ from headwater.errors import InputError, ModelError
 from headwater.instrument.interface import exclusive, refuse_compiled
 from headwater.model.anatomy import FAMILIES, decoder, decoder_layers
 from headwater.model.lm import LanguageModel
+from headwater.model.memory import within_memory
 
 
 @dataclass(frozen=True)
@@ -74,11 +75,12 @@ def gate_counts(lm: LanguageModel, batches: Iterable[tuple[torch.Tensor, torch.T
     Raises:
         InputError: no token to count.
         ModelError: a layer without such a map, or a compiled model.
+        InsufficientMemoryError: a batch does not fit the memory of the device.
     """
     total = None
     run = decoder(lm.model)
     for ids, mask, counted in batches:
-        with _counting(lm, counted.to(lm.device).bool()) as found:
+        with _counting(lm, counted.to(lm.device).bool()) as found, within_memory(f"reading {len(ids)} prompts at once"):
             run(input_ids=ids.to(lm.device), attention_mask=mask.to(lm.device), use_cache=False)
         part = GateCounts(np.array(found.active), np.array(found.width), int(counted.sum()))
         total = part if total is None else total + part

@@ -93,6 +93,7 @@ def joint_states(
         rows = lay_out(texts, tails, slots, prefix, width, _BLOCK if joint == "flex" else 1).to(lm.device)
         mask = _mask(lm, rows, joint)
         hidden = _run(lm, input_ids=rows.ids, attention_mask=mask, position_ids=rows.positions).flatten(0, 1)
+        rows = rows.to(hidden.device)  # of a model on several devices, that of its last layer
         return JointStates(hidden[rows.slots], hidden[rows.before] if keep_text else None, rows.said)
 
 
@@ -244,7 +245,7 @@ def _separate(
         hidden = _run(lm, input_ids=ids, attention_mask=mask)
         if tail:
             places = (lengths + len(tail) - slots)[:, None] + torch.arange(slots, device=lm.device)
-            found.append(hidden.take_along_dim(places[..., None], 1))
+            found.append(hidden.take_along_dim(places[..., None].to(hidden.device), 1))
         if keep_text and text is None:
             text, said = _text_states(hidden[:, : bare.shape[1]], bare, bare_mask, prefix, True)
     return JointStates(_stacked(found, hidden, len(texts), slots), text, said)
@@ -256,6 +257,7 @@ def _text_states(
     """States in front of the text tokens of padded rows, and these tokens."""
     if not keep:
         return None, ids.new_zeros(0)
+    ids, mask = ids.to(hidden.device), mask.to(hidden.device)
     place = mask.cumsum(1) * mask  # 1 for the first token of a row
     wanted = place[:, 1:] > max(1, prefix)
     return hidden[:, :-1][wanted], ids[:, 1:][wanted]

@@ -30,7 +30,8 @@ def next_token_loss(lm: LanguageModel, hidden: torch.Tensor, said: torch.Tensor,
     """
 
     def part(states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        return cross_entropy(state_logits(lm, states), tokens, reduction="sum")
+        logits = state_logits(lm, states)
+        return cross_entropy(logits, tokens.to(logits.device), reduction="sum")
 
     total = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
     for states, tokens in zip(hidden.split(block), said.split(block), strict=True):

@@ -82,6 +82,7 @@ def with_adapter(lm: LanguageModel, folder: str | Path) -> LanguageModel:
     lm = add_tokens(lm, _own_tokens(Path(folder)))
     try:
         with _calm():
+            warnings.filterwarnings("error", message="Found missing adapter keys")
             model = peft.PeftModel.from_pretrained(lm.model, str(folder))
     except Exception as error:  # peft and safetensors raise half a dozen unrelated types here
         reason = " ".join(str(error).split())[:300]
@@ -91,14 +92,19 @@ def with_adapter(lm: LanguageModel, folder: str | Path) -> LanguageModel:
 
 def _trained_on(folder: Path) -> str | None:
     """Fingerprint of the weights under an adapter, from the head set or the record beside it."""
-    for name, part, key in (
-        ("heads.json", "provenance", "base_fingerprint"),
-        ("parenting.json", "config", "fingerprint"),
+    for name, keys in (
+        ("heads.json", ("provenance", "base_fingerprint")),
+        ("parenting.json", ("config", "fingerprint")),
+        (EMBEDDER, ("base_fingerprint",)),
     ):
         try:
-            return str(json.loads((folder / name).read_text(encoding="utf-8"))[part][key])
+            found = json.loads((folder / name).read_text(encoding="utf-8"))
+            for key in keys:
+                found = found[key]
         except (OSError, ValueError, KeyError, TypeError):
             continue
+        if isinstance(found, str):
+            return found
     return None
 
 
@@ -158,7 +164,7 @@ def adapted(
         alpha: the adapter is scaled by alpha / rank.
         seed: of the first factor.
         values: let the value rows of such projections learn, too.
-        dropout: of the adapter's input, where the model is put in training mode.
+        dropout: of the adapter's input, off until `set_dropout`.
         tokens: whose rows of the input embeddings learn, too; the adapter keeps these rows.
 
     Raises:
@@ -203,6 +209,13 @@ def adapted(
     finally:
         model.unload()
         _ask_again(lm, needed)
+
+
+def set_dropout(lm: LanguageModel, on: bool) -> None:
+    """Switch the dropout of an adapter's inputs on or off; that of the model under it is left as it is."""
+    for name, module in lm.model.named_modules():
+        if ".lora_dropout." in name:
+            module.train(on)
 
 
 def _embeddings(lm: LanguageModel) -> str:

@@ -44,22 +44,25 @@ def added_tokens(lm: LanguageModel, names: Sequence[str], seed: int = 0) -> Iter
     """As `add_tokens`; on leaving, also on an exception, `lm.model` is as before."""
     ends = _ends(lm.model)
     kept = [(module, module.weight, getattr(module, "bias", None)) for module in ends]
-    configs = {id(config): config for config in (unwrapped(lm.model).config, text_config(lm.model))}.values()
-    sizes = [getattr(config, "vocab_size", None) for config in configs]
+    sizes = [(config, config.vocab_size) for config in _sized(lm.model)]
     try:
         yield add_tokens(lm, names, seed)
     finally:
         for module, weight, bias in kept:
             _put(module, weight, bias)
-        for config, size in zip(configs, sizes, strict=True):
-            if size is not None:
-                config.vocab_size = size
+        for config, size in sizes:
+            config.vocab_size = size
 
 
 def _ends(model: Any) -> list[Any]:
     """The modules that hold a row per token."""
     found = unwrapped(model)
     return [module for module in (found.get_input_embeddings(), found.get_output_embeddings()) if module is not None]
+
+
+def _sized(model: Any) -> list[Any]:
+    """The configurations that say how many tokens there are."""
+    return [each for each in (unwrapped(model).config, text_config(model)) if hasattr(each, "vocab_size")]
 
 
 @torch.no_grad()
@@ -73,7 +76,8 @@ def _grow(model: Any, rows: int, seed: int) -> None:
         if id(weight) not in grown:
             grown[id(weight)] = _longer(weight, rows, seed)
         _put(module, grown[id(weight)], None if bias is None else _longer(bias, rows, seed))
-        text_config(model).vocab_size = unwrapped(model).config.vocab_size = rows
+        for config in _sized(model):
+            config.vocab_size = rows
 
 
 def _longer(old: torch.nn.Parameter, rows: int, seed: int) -> torch.nn.Parameter:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from headwater.prompt.prompt import PromptTemplate
+from headwater.prompt.prompt import CUE, PromptTemplate
 
 SHORT = "Answer the following question with a short phrase, or say that you do not know."
 
@@ -17,9 +17,15 @@ def closed_book(template: PromptTemplate, instruction: str = "auto") -> tuple[Pr
         instruction: a sentence before the question. "auto": `SHORT` for chat models, none for models whose template
             marks no turns (base models, the embedded model); "" for none.
     """
-    turns = template.name == "chat" and len(template.header) > 1
-    text = (SHORT if turns else "") if instruction == "auto" else instruction.strip()
+    text = (SHORT if _marks_turns(template) else "") if instruction == "auto" else instruction.strip()
     return (replace(template, instruction=text), True) if text else (template, False)
+
+
+def _marks_turns(template: PromptTemplate) -> bool:
+    """Whether a chat template puts more around a question than a begin token and the cue of base models."""
+    begin = template.tokenizer.bos_token_id
+    around = [token for token in (*template.header, *template.suffix) if token != begin]
+    return template.name == "chat" and around not in ([], template.encode(CUE))
 
 
 def closed_book_ids(template: PromptTemplate, question: str, instruction: str = "auto") -> list[int]:

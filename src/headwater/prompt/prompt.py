@@ -33,6 +33,7 @@ ANSWER = "Please answer the following question based on the information in the p
 INSTRUCTIONS = {"rank": RANK, "answer": ANSWER}
 TEMPLATES = ("auto", "chat", "base", "bare")
 INTRO = " Here are some paragraphs:"
+CUE = "\nAnswer:"  # of an answer, where no chat template opens the assistant's turn
 _SENTINEL = "HEADWATER-USER-TURN"
 _RELEASED = (  # a token that marks the family, what stands before the user's text, and after it
     (
@@ -254,7 +255,7 @@ def prompt_template(tokenizer: Any, template: str = "auto", instruction: str = "
         bare = PromptTemplate(tokenizer, "base", sentence, () if begin is None else (begin,), (), separator)
         if sentence != ANSWER:
             return bare
-        cue = tuple(bare.encode("\nAnswer:"))
+        cue = tuple(bare.encode(CUE))
         return PromptTemplate(tokenizer, "base", sentence, bare.header, cue, separator)
     rendered = tokenizer.apply_chat_template(
         [{"role": "user", "content": _SENTINEL}],

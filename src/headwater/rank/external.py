@@ -147,6 +147,7 @@ class CrossEncoderModel:
 
     def __init__(self, name_or_path: str | Path, device: str | None = None) -> None:
         """Load the model."""
+        self.name = str(name_or_path)
         self.model = _load("CrossEncoder", name_or_path, device)
         if self.model.num_labels != 1:
             raise ModelError(

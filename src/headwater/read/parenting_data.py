@@ -97,7 +97,8 @@ def prepare(
             split = splits.get((source.name, question.group))
             if split is not None and (question.answers or sets.robust != "known"):
                 chosen[split].append(question)
-    limits = _limits(questions, shares, {split: len(each) for split, each in chosen.items()})
+    dealt = shares if sum(shares[1:]) > 0 or not others else (shares[0], *measured(shares))
+    limits = _limits(questions, dealt, {split: len(each) for split, each in chosen.items()})
     placed = {
         question.id for source in (*own, *others) for question in source.questions if question.group in source.placed
     }
@@ -126,8 +127,8 @@ def make_data(
 
     The folder gets `probe.jsonl` with `probe.json` (what answers depend on), `train/`, `development/` and `test/` with
     a file per set that holds anything, and `data.json`, written last. `asked` (development and test) holds every
-    question without documents, known or not: to measure accuracy and abstention on all of them. Called again after an interruption it asks only
-    what was not answered; with other sets it asks nothing again.
+    question without documents, known or not: accuracy and abstention are measured on it. Called again after an
+    interruption it asks only what was not answered; with other sets it asks nothing again.
 
     Args:
         lm: the model that will be tuned.
@@ -233,11 +234,10 @@ def _described(source: QuestionSet, named: Mapping[str, Any], use: str) -> dict[
 
 
 def _limits(questions: int | None, shares: Sequence[float], there: Mapping[str, int]) -> dict[str, int]:
-    """How many questions of each split are asked: by the shares, those of `deal_sets` where only some evaluate."""
+    """How many questions of each split are asked, by the shares of those that hold any."""
     if questions is None:
         return dict(there)
-    dealt = shares if sum(shares[1:]) > 0 else (shares[0], *measured(shares))
-    parts = [share if there[split] else 0.0 for split, share in zip(SPLITS, dealt, strict=True)]
+    parts = [share if there[split] else 0.0 for split, share in zip(SPLITS, shares, strict=True)]
     whole = sum(parts)
     if not whole:
         return dict.fromkeys(SPLITS, 0)

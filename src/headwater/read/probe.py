@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from headwater.data.lines import Lines, same_run
+from headwater.data.parenting.items import UNKNOWN
 from headwater.data.parenting.questions import ProbeQuestion
 from headwater.data.parenting.records import ProbeRecord, label
 from headwater.errors import ContextOverflowError, InputError, ModelError
+from headwater.heads.detector import Progress
 from headwater.model.greedy import end_ids
 from headwater.model.memory import within_memory
 from headwater.prompt import PromptTemplate, prompt_template
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from headwater.model.lm import LanguageModel
 
 _HEAD = 256  # tokens that hold the nucleus nearly always; the rest of the vocabulary need not be sorted
-Progress = Callable[[int, int], None]
+Said = tuple[str, bool]  # the first line of an answer, and whether it came to its end within the tokens it had
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class ClosedBookProbe:
         wordings: how many wordings are asked greedily, of questions that have several.
         temperature: of the samples.
         top_p: samples come from the most probable tokens that together have at least this probability.
-        new_tokens: an answer's longest.
+        new_tokens: an answer's longest; a greedy answer that is cut off there is not counted as known or believed.
         batch: prompts read at once; each is continued 1 + `samples` times.
         template: as in `prompt_template`.
         instruction: a sentence before the question, as in `closed_book`: "auto" asks chat models for a short phrase.
@@ -106,7 +108,7 @@ class ClosedBookProbe:
             else:
                 asked = question.wordings[: self.wordings]
                 todo += [(write(text), question, place) for place, text in enumerate(asked)]
-        said: dict[str, dict[int, list[str]]] = {}
+        said: dict[str, dict[int, list[Said]]] = {}
         todo.sort(key=lambda each: len(each[0]))
         while todo:
             part = [each for each in todo[: self.batch] if len(each[0]) == len(todo[0][0])]
@@ -130,6 +132,7 @@ class ClosedBookProbe:
         settings = {name: value for name, value in asdict(self).items() if name not in ("batch", "template")}
         return {
             "fingerprint": lm.fingerprint,
+            "dtype": str(lm.dtype),
             "prompt": template.fingerprint,
             **settings,
             "instruction": template.instruction if instructed else "",
@@ -164,19 +167,20 @@ class ClosedBookProbe:
         own = [n for n in range(self.samples) if n % asked == place]
         return [None, *(random.Random(f"headwater/probe/{self.seed}/{question.id}/{n}") for n in own)]
 
-    def _record(self, question: ProbeQuestion, said: dict[int, list[str]]) -> ProbeRecord:
+    def _record(self, question: ProbeQuestion, said: dict[int, list[Said]]) -> ProbeRecord:
         asked = len(said)
-        greedy = [said[place][0] for place in range(asked)]
-        samples = [said[n % asked][1 + n // asked] for n in range(self.samples)]
-        verdict = label(greedy, samples, question.answers)
+        greedy = tuple(said[place][0][0] for place in range(asked))
+        samples = tuple(said[n % asked][1 + n // asked][0] for n in range(self.samples))
+        ended = said[0][0][1]
+        verdict = label(greedy, samples, question.answers) if ended else UNKNOWN
         wordings = question.wordings[: self.wordings]
-        return ProbeRecord(question.id, wordings, question.answers, tuple(greedy), tuple(samples), verdict)
+        return ProbeRecord(question.id, wordings, question.answers, greedy, samples, verdict, ended)
 
     @torch.inference_mode()
     def _answers(
         self, lm: LanguageModel, prompts: Sequence[list[int]], draws: Sequence[Sequence[random.Random | None]]
-    ) -> list[list[str]]:
-        """The first line of every continuation of prompts of one length."""
+    ) -> list[list[Said]]:
+        """Every continuation of prompts of one length."""
         counts = [len(row) for row in draws]
         repeats = torch.tensor(counts, device=lm.device)
         flat = [draw for row in draws for draw in row]
@@ -189,9 +193,9 @@ class ClosedBookProbe:
                 cache.batch_repeat_interleave(counts[0])
                 logits = logits.repeat_interleave(repeats, 0)
             new = self._decode(lm, logits, cache, flat)
-        out: list[list[str]] = []
+        out: list[list[Said]] = []
         for count in counts:
-            out.append([_line(lm, ids) for ids in new[:count]])
+            out.append([(_line(lm, ids), _over(lm, ids)) for ids in new[:count]])
             new = new[count:]
         return out
 
@@ -199,7 +203,6 @@ class ClosedBookProbe:
         self, lm: LanguageModel, logits: torch.Tensor, cache: Any, draws: Sequence[random.Random | None]
     ) -> list[list[int]]:
         """New ids of every row; rows that are over leave the batch when they are half of it."""
-        ends = set(end_ids(lm))
         new: list[list[int]] = [[] for _ in draws]
         rows, going = list(range(len(new))), set(range(len(new)))
         for left in reversed(range(self.new_tokens)):
@@ -207,7 +210,7 @@ class ClosedBookProbe:
             for row, token in zip(rows, tokens.tolist(), strict=True):
                 if row in going:
                     new[row].append(token)
-                    if token in ends or "\n" in _text(lm, new[row]):
+                    if _over(lm, new[row]):
                         going.discard(row)
             if not going or not left:
                 break
@@ -250,6 +253,11 @@ def chosen(
     last = (kept < kept[:, -1:]).sum(-1, keepdim=True)  # the last token of the nucleus, for a draw at its very end
     tokens[rows] = order.gather(-1, torch.minimum(places, last))[:, 0]
     return tokens
+
+
+def _over(lm: LanguageModel, new: Sequence[int]) -> bool:
+    """Whether an answer has come to its end: an end token, or a line break behind its first text."""
+    return new[-1] in end_ids(lm) or "\n" in _text(lm, new)
 
 
 def _text(lm: LanguageModel, new: Sequence[int]) -> str:

@@ -83,7 +83,8 @@ class Embedder:
         if self.lm.max_length and self.prompt.max_length > self.lm.max_length:
             self.prompt = replace(self.prompt, max_length=self.lm.max_length)
         self.instruction = str(own_record(self.lm).get("instruction") or "") if instruction is None else instruction
-        width = int(text_config(self.lm.model).hidden_size)
+        own = text_config(self.lm.model)
+        width = int(getattr(own, "word_embed_proj_dim", None) or own.hidden_size)  # OPT projects its last states
         if dimension is not None and not 1 <= dimension <= width:
             raise InputError(f"dimension must lie between 1 and {width} for {self.name!r}, got {dimension}.")
         self.dimension = dimension or width

@@ -37,9 +37,30 @@ def text_key(text: str) -> str:
 
 
 def document_keys(document: Document) -> frozenset[str]:
-    """What a document is known by: its text, and its id where it has one."""
-    own = {f"text {text_key(document.text)}"}
+    """What a document is known by: its text (its title, where it has no text), and its id where it has one."""
+    own = {_text_name(document)}
     return frozenset(own if document.id is None else own | {f"id {document.id}"})
+
+
+def judged(judge: Judge, query: str, documents: Sequence[Document], who: str) -> np.ndarray:
+    """Scores of a judge, float64 `[documents]`.
+
+    Args:
+        judge: gives scores for (query, documents).
+        query: what is asked.
+        documents: none of them blank.
+        who: what the judge is called in an error.
+
+    Raises:
+        InputError: another number of scores, NaN or infinity.
+    """
+    scores = np.asarray(judge(query, list(documents)), np.float64)
+    if scores.shape != (len(documents),) or not np.isfinite(scores).all():
+        raise InputError(
+            f"{who} has to give a finite score for each of {len(documents)} documents; for {query[:80]!r} it gave "
+            f"{scores.tolist()}."
+        )
+    return scores
 
 
 def bm25_source(documents: Iterable[DocumentLike]) -> Source:
@@ -101,8 +122,7 @@ class Mining:
         Raises:
             InputError: the example has no known positive with text.
         """
-        graded = zip(as_documents(example.documents), example.grades(), strict=True)
-        positives = [document for document, grade in graded if grade > 0 and not document.blank]
+        positives = _positives(example)
         if not positives:
             raise InputError(f"The query {example.query!r} has no known positive with text.")
         known = frozenset().union(*map(document_keys, positives))
@@ -114,7 +134,7 @@ class Mining:
             for rank, hit in enumerate(search(example.query, self.depth), 1):
                 counts["candidates"] += 1
                 keys = document_keys(hit.document)
-                text = f"text {text_key(hit.document.text)}"
+                text = _text_name(hit.document)
                 if not known.isdisjoint(keys):
                     counts["positive"] += 1
                 elif text == f"text {text_key(example.query)}" or hit.document.blank:
@@ -132,7 +152,7 @@ class Mining:
         while left and len(kept) < self.keep:
             group, left = left[: self.group], left[self.group :]
             for name, judge in (judges or {}).items():
-                passed = self._passed(example.query, positives, group, judge)
+                passed = self._passed(example.query, positives, group, name, judge)
                 counts[f"above {name}"] += len(group) - len(passed)
                 group = passed
             kept += group
@@ -151,12 +171,12 @@ class Mining:
         return found, counts
 
     def _passed(
-        self, query: str, positives: Sequence[Document], group: Sequence[Document], judge: Judge
+        self, query: str, positives: Sequence[Document], group: Sequence[Document], name: str, judge: Judge
     ) -> list[Document]:
         """Those of a group that score clearly below the lowest positive."""
         if not group:
             return []
-        scores = np.asarray(judge(query, [*positives, *group]), np.float64)
+        scores = judged(judge, query, [*positives, *group], f"The judge {name!r}")
         lowest = scores[: len(positives)].min()
         limit = lowest - self.relative_margin * abs(lowest)
         return [document for document, score in zip(group, scores[len(positives) :], strict=True) if score <= limit]
@@ -192,7 +212,7 @@ class Mining:
         """Mine for many queries into a folder; called again after an interruption, go on.
 
         The folder gets `examples.jsonl` (what `headwater.data.formats.read_examples` reads) and `mining.json`
-        (settings and counts). Queries without a known positive are left out and counted.
+        (settings and counts). Queries without a known positive that has text are left out and counted.
 
         Args:
             examples: queries with known positives.
@@ -208,29 +228,29 @@ class Mining:
             The counts of all queries.
 
         Raises:
-            InputError: no query has a known positive, or the folder holds another run.
+            InputError: no query has a known positive, an id stands twice, a judge gives something else than finite
+                scores, or the folder holds another run.
         """
-        documents, barred = as_documents(corpus), sorted(exclude)
+        documents, barred = as_documents(corpus), sorted(set(exclude))
+        named = [example.id or str(place) for place, example in enumerate(examples)]
+        twice = next((name for name, count in Counter(named).items() if count > 1), None)
+        if twice is not None:
+            raise InputError(f"The query id {twice!r} stands twice (a query without one is called by its place).")
         names = {"sources": list(sources), "judges": list(judges or {})}
-        digest = hashlib.sha256(repr([(e.id, e.query, e.grades()) for e in examples]).encode())
-        for document in documents:
-            digest.update(f"{document.id}\x1f{document.text}".encode())
-        config = {**asdict(self), **names, "exclude": len(barred), **(made_with or {}), "data": digest.hexdigest()[:16]}
+        own = [(e.id, e.group, e.query, e.grades(), _facts(as_documents(e.documents))) for e in examples]
+        data = _digest(repr(own), *map(repr, _facts(documents)))
+        config = {**asdict(self), **names, "exclude": _digest(*barred), **(made_with or {}), "data": data}
         folder = Path(output)
         same_run(folder / "config.json", config)
         lines = Lines(folder / EXAMPLES)
         total: Counter[str] = Counter()
-        for place, example in enumerate(examples):
-            name = example.id or str(place)
+        for place, (name, example) in enumerate(zip(named, examples, strict=True)):
+            if not _positives(example):
+                total["without a positive"] += 1
+                continue
             record = lines.done.get(name)
             if record is None:
-                try:
-                    found, counts = self.mine(example, documents, sources, judges, barred)
-                except InputError:
-                    if any(grade > 0 for grade in example.grades()):
-                        raise
-                    total["without a positive"] += 1
-                    continue
+                found, counts = self.mine(example, documents, sources, judges, barred)
                 record = {**_plain(found, name), "counts": dict(counts)}
                 lines.add(record)
             total.update(record["counts"])
@@ -240,6 +260,29 @@ class Mining:
             raise InputError("No query has a known positive, so there is nothing to mine for.")
         write_json(folder / RECORD, {"config": config, "counts": dict(sorted(total.items()))})
         return total
+
+
+def _positives(example: RankingExample) -> list[Document]:
+    """Its known positives that have text."""
+    graded = zip(as_documents(example.documents), example.grades(), strict=True)
+    return [document for document, grade in graded if grade > 0 and not document.blank]
+
+
+def _text_name(document: Document) -> str:
+    """The same for documents that read alike; titles count only where there is no text."""
+    return f"text {text_key(document.text if document.text.strip() else document.title or '')}"
+
+
+def _facts(documents: Sequence[Document]) -> list[tuple[str | None, str | None, str]]:
+    return [(document.id, document.title, document.text) for document in documents]
+
+
+def _digest(*parts: str) -> str:
+    """Sixteen hex digits."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(f"{part}\x1e".encode())
+    return digest.hexdigest()[:16]
 
 
 def _marked(document: Document, source: str, rank: int, score: float) -> Document:

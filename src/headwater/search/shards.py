@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,8 +80,9 @@ def write_vectors(
     ids = [str(document.id) for document in rows]
     if not rows:
         raise InputError("There are no texts to embed.")
-    if len(set(ids)) < len(ids):
-        raise InputError(f"The id {next(i for i in ids if ids.count(i) > 1)!r} stands twice; ids must be unique.")
+    twice = next((name for name, count in Counter(ids).items() if count > 1), None)
+    if twice is not None:
+        raise InputError(f"The id {twice!r} stands twice; ids must be unique.")
     target = Path(folder)
     _begin(target, _manifest(embedder, rows, kind, shard_rows))
     for number, start in enumerate(range(0, len(rows), shard_rows)):

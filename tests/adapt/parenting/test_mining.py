@@ -54,7 +54,7 @@ def any_sizes(monkeypatch):
 def test_a_map_of_every_unit_with_its_provenance(lm, mined):
     _, found, steps = mined
     assert list(found.units) == candidate_units(lm)
-    assert steps == [(done, 8) for done in range(1, 9)]
+    assert steps == [(done, 16) for done in range(1, 17)], "8 steps, then twice 4 forwards that count gates"
     told = found.provenance
     assert told["fingerprint"] == lm.fingerprint
     assert told["settings"]["steps"] == 2
@@ -111,7 +111,7 @@ def test_an_interrupted_mining_goes_on_behind_its_last_run(lm, mined, any_sizes,
         Mining(**QUICK).mine(lm, SETS, tmp_path, interrupt)
     steps = []
     found = Mining(**QUICK).mine(lm, SETS, tmp_path, lambda done, total: steps.append(done))
-    assert steps == [5, 6, 7, 8]
+    assert steps == list(range(5, 17))
     assert found == mined[1]
 
 
@@ -124,6 +124,18 @@ def test_a_folder_of_another_mining_is_refused(lm, mined, more):
 def test_another_set_in_the_same_folder_is_refused(lm, mined):
     with pytest.raises(InputError, match="holds a run with data="):
         Mining(**QUICK).mine(lm, {"a": made_items("a", 6), "r": SETS["r"]}, mined[0])
+
+
+def test_another_precision_in_the_same_folder_is_refused(mined):
+    other = random_lm(layers=2, max_position_embeddings=1024, dtype=torch.bfloat16)
+    with pytest.raises(InputError, match=r"with dtype='torch\.float32', not 'torch\.bfloat16'"):
+        Mining(**QUICK).mine(other, SETS, mined[0])
+
+
+def test_float16_models_are_refused():
+    half = random_lm(layers=2, max_position_embeddings=1024, dtype=torch.float16)
+    with pytest.raises(ModelError, match="underflow in float16"):
+        Mining(**QUICK).mine(half, SETS)
 
 
 @pytest.mark.parametrize("unit", ["factor", "rank", "matrix"])

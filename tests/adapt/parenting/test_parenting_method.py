@@ -241,11 +241,12 @@ def test_probe_mining_and_tuning_share_their_prompts(base, units, tmp_path):
     out = tmp_path / "out"
     own = ClosedBookProbe(template="base", instruction="Be brief.").made_with(base)
     asked = ParentingData(SETS, DEVELOPMENT, record={"probe": own})
+    other = ParentingData(SETS, DEVELOPMENT, record={"probe": {**own, "instruction": "Be long."}})
     with pytest.raises(InputError, match="probed in another prompt"):
-        hw.Parenting(units=units, **{**QUICK, "template": "bare"}).fit(base, asked, out)
+        hw.Parenting(units=units, **QUICK).fit(base, other, out)
     with pytest.raises(InputError, match="probed in another prompt"):
-        Mining(template="bare").mine(base, asked)
-    mined = replace(units, provenance={"prompt": PromptWriter(base, "bare").fingerprint})
+        Mining(template="base").mine(base, other)
+    mined = replace(units, provenance={"prompt": "0" * 16})
     with pytest.raises(InputError, match="mined in another prompt"):
         hw.Parenting(units=mined, **QUICK).fit(base, asked, out)
     assert not out.exists()

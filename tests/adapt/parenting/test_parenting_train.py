@@ -164,7 +164,7 @@ def test_what_the_first_process_has_reaches_the_model_and_not_only_its_copies(tm
     seen = []
 
     def measure(model):
-        seen.append({name: float(model.model.get_parameter(name).mean()) for name in trained})
+        seen.append({name: model.model.get_parameter(name).mean().item() for name in trained})
         return {"R_Ad": 0.5, "R_Ro": 0.5, "closed_book": 0.9}
 
     with lent(lm, unit_modules(recipe.trained)) as tuned:

@@ -225,5 +225,7 @@ def test_what_is_not_finite_is_refused():
     units = candidate_units(lm, targets=["mlp"])
     with torch.no_grad():
         lm.model.lm_head.weight[7] = float("inf")
-    with pytest.raises(ModelError, match="not finite"):
-        mine_once(lm, units, prompts(), RUN)
+    steps = []
+    with pytest.raises(ModelError, match="not finite at step 1"):
+        mine_once(lm, units, prompts(), RUN, lambda done, total: steps.append(done))
+    assert not steps, "it does not run on"

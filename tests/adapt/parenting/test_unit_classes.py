@@ -111,7 +111,8 @@ def test_random_maps_keep_the_sizes(seed):
     assert found.random(seed) == free
     assert free.units == found.units
     assert free.gamma == found.gamma
-    assert free.provenance["control"] == {"random": {"seed": seed, "depth_matched": False}}
+    assert free.provenance["control"] == [{"random": {"seed": seed, "depth_matched": False}}]
+    assert found.swapped().random(seed).provenance["control"] == ["swapped", *free.provenance["control"]]
 
 
 def test_random_maps_differ_from_seed_to_seed():
@@ -126,6 +127,18 @@ def test_swapped():
     assert other.classes == ("E", "R", "A", "O", "E", "O", "O", "O")
     assert other.swapped().classes == found.classes
     assert other.z_a == found.z_a
+
+
+def test_sorting_again():
+    found = UnitMap.sort(units(), A, R, transform="none")
+    assert found.swapped().resorted() == found, "by its scores a control is none"
+    skewed = UnitMap.sort(units(), [*A[:4], 12.0, *A[5:]], R, transform="none")
+    assert skewed.gamma != found.gamma
+    tight = skewed.resorted(tau=0.5)
+    assert tight.gamma == UnitMap.sort(units(), skewed.raw_a, R, transform="none", tau=0.5).gamma
+    given_one = UnitMap.sort(units(), A, R, transform="none", gamma=0.3)
+    assert given_one.resorted(tau=0.5).gamma == given_one.swapped().resorted(tau=0.5).gamma == 0.3
+    assert given_one.resorted(gamma=0.6).gamma == 0.6
 
 
 def test_a_file_gives_the_same_map(tmp_path):

@@ -5,6 +5,7 @@ import torch
 
 import headwater as hw
 from families import FAMILIES, HYBRID, OWN_ATTENTION, composite_model, family_model
+from headwater.adapt.parenting import units as units_module
 from headwater.adapt.parenting.units import Unit, candidate_units, unit_modules, unit_pieces
 from headwater.errors import InputError, ModelError
 from headwater.model.adapter import adapted
@@ -184,3 +185,10 @@ def test_pieces_of_another_model_are_refused():
             unit_pieces(tuned, Unit(f"{units[0].name}:query", units[0].module, 0, "pair", "query"))
         with pytest.raises(ModelError, match="carries an adapter already"):
             candidate_units(tuned)
+
+
+def test_a_model_without_candidates_is_refused(monkeypatch):
+    monkeypatch.setattr(units_module, "_candidates", lambda lm: iter(()))  # as where every map is quantised
+    for targets in (None, ["attention"]):
+        with pytest.raises(ModelError, match="hold no plain linear map"):
+            candidate_units(random_lm(layers=1), targets=targets)

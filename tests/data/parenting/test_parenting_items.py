@@ -132,6 +132,12 @@ def test_what_extraction_writes() -> None:
         ("UTC-1", "UTC+1", False),
         ("the cathedral", "the", False),
         ("O\u2019Neil", "O'Neil", True),
+        ("Denver's walls", "Denver", True),
+        ("DENVER\u2019S walls", "denver", True),
+        ("the Broncos' win", "Broncos", True),
+        ("the 1990's", "1990", True),
+        ("rock 'n' roll", "rock n roll", True),
+        ("Denvers", "Denver", False),
         ("首都是东京。", "东京", True),
         ("东 京", "东京", True),
         ("京东", "东京", False),
@@ -197,6 +203,8 @@ def test_a_probe_of_another_question_is_refused() -> None:
         ProbeRecord.of(question, 2, record.record())
     with pytest.raises(InputError, match="not whole"):
         ProbeRecord.of(question, 1, {"asked": ["Who?"], "answers": ["Ann"]})
+    cut = ProbeRecord("q", ("Who?",), ("Ann",), ("Ann and",), (), "unknown", ended=False)
+    assert ProbeRecord.of(question, 1, json.loads(json.dumps(cut.record()))) == cut
 
 
 @pytest.mark.parametrize(
@@ -217,6 +225,8 @@ def test_types_of_answers(answer: str, kind: str) -> None:
     assert answer_type(answer) == kind
 
 
-def test_declining_with_a_curly_apostrophe() -> None:
+def test_declining() -> None:
+    """More of it in tests/evaluate/test_answers.py."""
     assert abstains("I don\u2019t know.")
     assert not abstains("Don Quixote")
+    assert label(["Not sure."], ["Not sure."] * 8, ["Ann"]) == "unknown"

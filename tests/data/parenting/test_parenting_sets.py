@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -197,7 +198,8 @@ def test_edited_paragraphs() -> None:
     question = source.questions[0]
     document, answers = pool.edited(question, (), random.Random(0))
     assert document.text == GOLD[0].format("T0", answers[0])
-    assert pool.edited(question, answers, random.Random(0)) is None, "what is remembered is no other answer"
+    assert pool.edited(question, answers, random.Random(0))[1] != answers, "what is remembered is no other answer"
+    assert pool.edited(question, (*GOLD[1:], "Moon Hall"), random.Random(0)) is None
     backslash = [ProbeQuestion("b", "T9", ("Who?",), ("A\\1 Zed",), "s/T0/0", type="name")]
     assert Pool(source.passages, backslash).edited(question, (), random.Random(0))[1] == ("A\\1 Zed",)
     odd = ProbeQuestion("o", "T0", ("Who?",), ("Ann",), "s/T0/0", type="name")
@@ -233,6 +235,51 @@ def test_unanswerable_questions() -> None:
         assert any(d.id == f"s/{item.group}/1" and d.role == "same_topic" for d in item.documents)
     probed = {q.id: answered(q, "rained", "wrong") for q in source.questions}
     assert not sets_of(probed, robust="unanswerable")[0]["r"]
+
+
+def test_answers_that_their_paragraph_does_not_state() -> None:
+    source = articles()
+    odd = replace(source, questions=tuple(replace(q, answers=q.answers and ("Zed Zed",)) for q in source.questions))
+    splits = dict.fromkeys([("s", group) for group in source.groups], "test")
+    for label_, kinds in (("known", ("agree", "c")), ("wrong", ("a", "c"))):
+        probed = {
+            q.id: answered(q, q.answers[0] if label_ == "known" else "Zoe", label_) for q in odd.questions if q.answers
+        }
+        built, dropped = ParentingSets().build([odd], splits, probed)
+        for kind in kinds:
+            assert not built["test"][kind]
+            assert dropped[f"test/{kind}: the paragraph does not state the answer"] == 8
+        for item in (item for items in built["test"].values() for item in items):
+            check_item(item)
+
+
+def test_possessives_are_answers_too() -> None:
+    texts = ("Ann Lee's song was sung.", "It is Ann Lee\u2019s town.", "It rained.", "Bob Roy's song was sung.")
+    passages = [Passage(Document(text, str(place)), "GH"[place // 3]) for place, text in enumerate(texts)]
+    questions = [
+        ProbeQuestion("s/g", "G", ("Whose?",), ("Ann Lee",), "0", type="name"),
+        ProbeQuestion("s/h", "H", ("Whose?",), ("Bob Roy",), "3", type="name"),
+    ]
+    pool = Pool(passages, questions)
+    assert {d.id for d in pool.beside(questions[0], 3, ("Ann Lee",), random.Random(0))} == {"2", "3"}
+    document, stated = pool.edited(questions[0], ("Ann Lee",), random.Random(0))
+    assert (document.text, stated) == ("Bob Roy's song was sung.", ("Bob Roy",))
+
+
+def test_a_value_that_does_not_fit_is_followed_by_another() -> None:
+    source = articles()
+    pool = Pool(source.passages, source.questions)
+    found = [pool.edited(source.questions[0], ("Bob Roy", "Eve Low", "Moon"), random.Random(seed)) for seed in range(9)]
+    assert {edit[1] for edit in found} == {("Joe Fox",)}, "Bob, Eve and the hall are drawn first now and then"
+
+
+def test_a_drop_counts_once_whatever_the_wordings() -> None:
+    question = ProbeQuestion("s/q", "G", ("Who?", "Which?", "Whose?"), ("Ann",), "0")
+    source = QuestionSet("s", (question,), (Passage(Document("It rained.", "0"), "G"),))
+    probed = {"s/q": answered(question, "Ann", "known")}
+    _, dropped = ParentingSets().build([source], {("s", "G"): "train"}, probed)
+    assert dropped["train/agree: the paragraph does not state the answer"] == 1
+    assert dropped["train/r: no noise without the answer"] == 1
 
 
 def test_noise_without_the_answer_or_none() -> None:

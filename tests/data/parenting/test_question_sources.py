@@ -90,7 +90,7 @@ def test_qed_files_and_paragraphs_cut_in_two(tmp_path: Path, caplog: pytest.LogC
     rows += [qed("4", "C", "Nothing .", answer=" "), qed("5", "D", two, one, two), qed("6", "E", one, one)]
     with caplog.at_level("INFO", "headwater"):
         found = question_set(write(tmp_path / "nq.jsonlines", *rows))
-    assert "1 lines of nq hold no answer" in caplog.text
+    assert "1 lines of nq hold no answer in one piece" in caplog.text
     texts = {p.document.id: p.document.text for p in found.passages}
     by_id = {question.id: question for question in found.questions}
     assert [texts["nq/1/0"], texts["nq/1/1"]] == [one, two]
@@ -104,6 +104,41 @@ def test_qed_files_and_paragraphs_cut_in_two(tmp_path: Path, caplog: pytest.LogC
     assert texts[by_id["nq/6"].paragraph] == f"{one} {one}", "where both parts answer, it stays whole"
 
 
+def test_questions_about_one_page_share_its_parts(tmp_path: Path) -> None:
+    one = "Ann is the queen of that quite distant land ."
+    two = "It has rained there for four hundred years ."
+    rows = [qed("1", "A", one, two), qed("2", "A", one, two), qed("3", "A", one, two, answer="four hundred years")]
+    found = question_set(write(tmp_path / "nq.jsonlines", *rows))
+    assert [p.document.text for p in found.passages] == [one, two]
+    assert [q.paragraph for q in found.questions] == ["nq/1/0", "nq/1/0", "nq/1/1"]
+
+
+def test_answers_in_several_pieces(tmp_path: Path) -> None:
+    text = "Ann and Bob met Eve at the gate of the town ."
+    spans = {"first": ["Ann", "Bob"], "second": ["Ann", "Eve"], "third": ["Eve"]}
+
+    def row(name: str, *chosen: str) -> dict:
+        answers = [[{"string": each} for each in spans[one]] for one in chosen]
+        return {**qed(name, name, text), "original_nq_answers": answers}
+
+    found = question_set(write(tmp_path / "nq.jsonlines", row("1", "first"), row("2", "second"), row("3", *spans)))
+    assert {q.id: q.answers for q in found.questions} == {"nq/1": ("Ann and Bob",), "nq/3": ("Eve", "Ann and Bob")}
+
+
+def test_a_cut_paragraph_is_the_whole_one(tmp_path: Path) -> None:
+    one = "Ann is the queen of that quite distant land ."
+    two = "It has rained there for four hundred years ."
+    cut = question_set(write(tmp_path / "nq.jsonlines", qed("1", "A", one, two)))
+    assert len(cut.passages) == 2
+    whole = source("e", {"B": f"{one} {two}"})
+    assert deal_sets([cut], [whole], (1.0, 0.0, 0.0))[1] == 1
+    assert deal_sets([whole], [cut], (1.0, 0.0, 0.0))[1] == 1
+    assert without(cut, [f"{one} {two}"])[1] == 1
+    for seed in range(6):
+        splits, _ = deal_sets([cut, whole], [], (0.4, 0.3, 0.3), seed)
+        assert splits["nq", "A"] == splits["e", "B"]
+
+
 def test_own_files(tmp_path: Path) -> None:
     rows = [
         {"question": ["Who?", "Which?"], "answers": ["Ann"], "document": "Ann.", "others": ["x"], "group": 7},
@@ -111,11 +146,27 @@ def test_own_files(tmp_path: Path) -> None:
         {"question": "Who?", "answers": ["Ann"], "document": "Ann.", "group": "7"},
     ]
     found = question_set(write(tmp_path / "mine.jsonl", *rows))
-    assert [q.id for q in found.questions] == ["mine/1", "mine/b", "mine/3"]
-    assert [q.group for q in found.questions] == ["7", "2", "7"]
+    assert [q.id for q in found.questions] == ["mine/line-1", "mine/b", "mine/line-3"]
+    assert [q.group for q in found.questions] == ["7", "T", "7"]
     assert len(found.passages) == 3, "one text of a group is one passage"
     assert found.questions[0].asked("train") == [(1, "Which?"), (0, "Who?")]
     assert found.passages[2].document.title == "T"
+
+
+def test_groups_of_own_files_that_name_none(tmp_path: Path) -> None:
+    rows = [
+        {"question": "Who?", "answers": ["Ann"], "document": "Ann came."},
+        {"question": "What did Ann?", "answers": ["came"], "document": "Ann came.", "id": "1"},
+        {"question": "When?", "answers": ["1990"], "document": {"text": "1990.", "title": "T"}},
+        {"question": "Where?", "answers": ["here"], "document": {"text": "Here.", "title": "T"}},
+        {"question": "Why?", "answers": ["so"], "document": "So.", "others": ["Ann came."], "group": "1"},
+    ]
+    found = question_set(write(tmp_path / "mine.jsonl", *rows))
+    assert [q.group for q in found.questions] == ["anncame", "anncame", "T", "T", "1"]
+    for seed in range(6):
+        splits, _ = deal_sets([found], [], (0.4, 0.3, 0.3), seed)
+        assert splits["mine", "anncame"] == splits["mine", "1"], "one passage in common"
+    assert len({deal_sets([found], [], (0.4, 0.3, 0.3), seed)[0]["mine", "T"] for seed in range(6)}) > 1
 
 
 @pytest.mark.parametrize(
@@ -197,6 +248,13 @@ def test_what_evaluates_never_trains() -> None:
     assert {split for (name, _), split in found.items() if name == "e"} == {"development", "test"}
     again, _ = deal_sets([train, source("u", {f"g{i}": f"other {i}" for i in range(10)})], [])
     assert all(again["t", f"g{i}"] == again["u", f"g{i}"] for i in range(10)), "one name, one split"
+    spelled = source("v", {f"G_{i}": f"third {i}" for i in range(10)})
+    apart, _ = deal_sets([train, spelled], [])
+    assert all(apart["t", f"g{i}"] == apart["v", f"G_{i}"] for i in range(10)), "one name in other letters"
+    assert len(set(apart.values())) == 3
+    linked = source("w", {f"h{i}": f"TEXT {i}." for i in range(10)})
+    apart, _ = deal_sets([train, linked], [])
+    assert all(apart["t", f"g{i}"] == apart["w", f"h{i}"] for i in range(10)), "one passage in common"
     with pytest.raises(InputError, match="given twice"):
         deal_sets([train], [train])
     less, taken = without(train, ["TEXT 4 ", ""])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -174,7 +175,7 @@ class UnitMap:
         }
 
     def random(self, seed: int, depth_matched: bool = False) -> UnitMap:
-        """The same number of units in each class, drawn at random: a control.
+        """The same number of units in each class, drawn at random: a control, as the provenance then says.
 
         Args:
             seed: of the draw.
@@ -202,8 +203,11 @@ class UnitMap:
     ) -> UnitMap:
         """The same scores, sorted by another threshold or rule (None: as before), or without the layer weights.
 
-        Arguments and errors of `sort`.
+        A gamma that was given to the map stays (None), one by the z-scores follows the new classes. What comes out is
+        no control, whatever this map is. Arguments and errors of `sort`.
         """
+        if gamma is None and not math.isclose(self.gamma, self._share()):
+            gamma = self.gamma
         return UnitMap.sort(
             self.units,
             self.raw_a,
@@ -214,7 +218,7 @@ class UnitMap:
             rule=rule or self.rule,
             transform=self.transform,
             gamma=gamma,
-            provenance=self.provenance,
+            provenance={name: value for name, value in self.provenance.items() if name != "control"},
         )
 
     def check(self, lm: LanguageModel) -> None:
@@ -305,4 +309,12 @@ class UnitMap:
             raise FormatError(f"This unit map is damaged: {error!r}.") from error
 
     def _changed(self, classes: list[str], control: Any) -> UnitMap:
-        return replace(self, classes=classes, provenance={**self.provenance, "control": control})
+        """Other classes; the provenance lists what was done to them, in order."""
+        controls = [*self.provenance.get("control", ()), control]
+        return replace(self, classes=classes, provenance={**self.provenance, "control": controls})
+
+    def _share(self) -> float:
+        """The gamma that follows from the z-scores, whatever the classes are now."""
+        layers = [unit.layer for unit in self.units]
+        a, r = weighted(self.raw_a, layers, self.weights_a), weighted(self.raw_r, layers, self.weights_r)
+        return entangled_share(*classified(a, r, self.tau, self.rule, self.transform))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
 
 from headwater.adapt.parenting.losses import Batch, TrainingPrompt, batches
 from headwater.errors import ModelError
+from headwater.heads.detector import Progress
 from headwater.instrument.gates import GateCounts, gate_counts, gate_modules
 from headwater.model.lm import LanguageModel
 
@@ -29,7 +31,9 @@ def check_gates(lm: LanguageModel, mode: Forward) -> None:
             raise ModelError(f"{error} Mine with forward='none'.") from error
 
 
-def open_gates(lm: LanguageModel, prompts: Sequence[TrainingPrompt], mode: Forward, size: int) -> GateCounts:
+def open_gates(
+    lm: LanguageModel, prompts: Sequence[TrainingPrompt], mode: Forward, size: int, progress: Progress | None = None
+) -> GateCounts:
     """Open gates of the base model on a set.
 
     Args:
@@ -37,13 +41,20 @@ def open_gates(lm: LanguageModel, prompts: Sequence[TrainingPrompt], mode: Forwa
         prompts: the set.
         mode: "probability" counts the tokens of the prompts; "code_counts" targets and padding, too.
         size: prompts of a forward; with "code_counts" the padding, and so the counts, depend on it.
+        progress: called with (forwards done, forwards).
     """
 
     def counted(batch: Batch) -> torch.Tensor:
         return batch.asked if mode == "probability" else torch.ones_like(batch.ids)
 
-    given = batches(lm, prompts, size, by_length=mode == "probability")
-    return gate_counts(lm, ((batch.ids, batch.mask, counted(batch)) for batch in given))
+    def given() -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        count = math.ceil(len(prompts) / size)
+        for done, batch in enumerate(batches(lm, prompts, size, by_length=mode == "probability"), 1):
+            yield batch.ids, batch.mask, counted(batch)
+            if progress is not None:
+                progress(done, count)
+
+    return gate_counts(lm, given())
 
 
 def layer_weights(gates: GateCounts | None, mode: Forward, layers: int) -> list[float]:

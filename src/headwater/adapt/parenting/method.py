@@ -330,6 +330,7 @@ class Parenting:
             "dtype": str(lm.dtype),
             "headwater": headwater.__version__,
             "prompt": writer.fingerprint,
+            "closed_book": writer.closed_book,
             "data": given.fingerprints(),
             "development": given.fingerprints("development"),
             "guard": looked,

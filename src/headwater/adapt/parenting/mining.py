@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -145,14 +145,14 @@ class Mining:
                 `ParentingItem`); nothing else of it is looked at.
             folder: where finished runs are kept, so that the same call (with another rule or threshold, too) goes on
                 behind them. None: nowhere.
-            progress: called with (steps done, steps of all runs).
+            progress: called with (done, all): optimizer steps, and forwards that count open gates.
 
         Raises:
             InputError: a set is missing, of one group only, or made for another model or prompt, no unit is of class A
                 or R, or the folder holds another mining.
             UnreliableUnitsError: two halves of a set agree too little (Spearman below 0.5), unless `force`.
-            ModelError: the model carries an adapter, ties a unit to another weight, hides its gates, or a loss is not
-                finite.
+            ModelError: the model carries an adapter, ties a unit to another weight, hides its gates, is in float16, or
+                a loss is not finite.
             MissingExtraError: peft or scipy is not installed.
         """
         given = sets_of(lm, data)
@@ -171,8 +171,17 @@ class Mining:
             place = Path(passing if folder is None else folder)
             same_run(place / "runs.json", self._config(lm, fingerprints, writer.fingerprint))
             done = Lines(place / RUNS)
-            raw = self._runs(lm, units, halves, done, progress)
-            gates = {name: self._gates(lm, prompts[name], name, done) for name in SETS}
+            steps, counts = 2 * len(SETS) * self.steps, [self._passes(len(prompts[name])) for name in SETS]
+            whole = steps + sum(counts)
+
+            def report(before: int) -> Progress | None:
+                return None if progress is None else lambda now, _: progress(before + now, whole)
+
+            raw = self._runs(lm, units, halves, done, report)
+            gates = {
+                name: self._gates(lm, prompts[name], name, done, report(steps + sum(counts[:place])))
+                for place, name in enumerate(SETS)
+            }
         weights = {name: layer_weights(gates[name], self.forward, lm.anatomy.num_layers) for name in SETS}
         layers = [unit.layer for unit in units]
         scored = {name: [weighted(one, layers, weights[name]) for one in raw[name]] for name in SETS}
@@ -220,7 +229,7 @@ class Mining:
             "checkpointing",
         )
         own = {name: value for name, value in asdict(self).items() if name not in later}
-        return {"model": lm.fingerprint, "data": dict(data), "prompt": prompt, **own}
+        return {"model": lm.fingerprint, "dtype": str(lm.dtype), "data": dict(data), "prompt": prompt, **own}
 
     def _runs(
         self,
@@ -228,7 +237,7 @@ class Mining:
         units: Sequence[Unit],
         halves: Mapping[str, Sequence[Sequence[TrainingPrompt]]],
         done: Lines,
-        progress: Progress | None,
+        report: Callable[[int], Progress | None],
     ) -> dict[str, list[np.ndarray]]:
         """Scores `[units]` of the two halves of each set."""
         run = Run(
@@ -247,24 +256,33 @@ class Mining:
         jobs = [(f"{name}-{half}", halves[name][half]) for half in (0, 1) for name in SETS]
         for place, (key, prompts) in enumerate(jobs):
             if key not in done.done:
-                before = place * self.steps
-
-                def step(now: int, _: int, before: int = before) -> None:
-                    if progress is not None:
-                        progress(before + now, len(jobs) * self.steps)
-
-                scores, losses = mine_once(lm, units, prompts, run, step)
+                scores, losses = mine_once(lm, units, prompts, run, report(place * self.steps))
                 done.add({"id": key, "scores": scores.tolist(), "losses": losses})
         return {name: [np.array(done.done[f"{name}-{half}"]["scores"]) for half in (0, 1)] for name in SETS}
 
-    def _gates(self, lm: LanguageModel, prompts: Sequence[TrainingPrompt], name: str, done: Lines) -> GateCounts | None:
+    @property
+    def _at_once(self) -> int:
+        """Prompts of a forward that counts gates; the padding that the released code counts depends on the batch."""
+        return self.batch if self.forward == "code_counts" else self.micro_batch or self.batch
+
+    def _passes(self, prompts: int) -> int:
+        """Forwards that count gates."""
+        return 0 if self.forward == "none" else math.ceil(prompts / self._at_once)
+
+    def _gates(
+        self,
+        lm: LanguageModel,
+        prompts: Sequence[TrainingPrompt],
+        name: str,
+        done: Lines,
+        progress: Progress | None,
+    ) -> GateCounts | None:
         """Open gates of the base model on a set."""
         if self.forward == "none":
             return None
         key = f"gates-{name}-{self.forward}"
         if key not in done.done:
-            size = self.batch if self.forward == "code_counts" else self.micro_batch or self.batch
-            found = open_gates(lm, prompts, self.forward, size)
+            found = open_gates(lm, prompts, self.forward, self._at_once, progress)
             row = {"active": found.active.tolist(), "width": found.width.tolist(), "tokens": found.tokens}
             done.add({"id": key, **row})
         row = done.done[key]

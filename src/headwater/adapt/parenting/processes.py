@@ -117,12 +117,12 @@ def team(lm: LanguageModel) -> Iterator[Team]:
     Several processes each hold the whole model; on GPUs, each on its own.
 
     Raises:
-        ModelError: they were started to shard the model (DeepSpeed ZeRO, FSDP), which Parenting does not train.
+        ModelError: they were started to shard the model (DeepSpeed ZeRO, FSDP), which is not trained here.
     """
     for variable, name in _SHARDING.items():
         if os.environ.get(variable, "").lower() in ("1", "true"):
             raise ModelError(
-                f"Parenting does not train a model sharded by {name}: start plain processes, each with a whole model "
+                f"headwater does not train a model sharded by {name}: start plain processes, each with a whole model "
                 "(accelerate launch --multi_gpu), or spread one model over devices with device_map."
             )
     if _processes() == 1:

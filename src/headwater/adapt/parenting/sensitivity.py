@@ -131,9 +131,11 @@ def mine_once(
         Scores float64 `[units]`, and the mean loss per target token of every step.
 
     Raises:
-        ModelError: a loss or a gradient is not finite.
+        ModelError: a loss or a gradient is not finite, or the model is in float16.
         InsufficientMemoryError: a forward does not fit the memory of the device.
     """
+    if lm.dtype == torch.float16:
+        raise ModelError("Gradients underflow in float16: load the model in bfloat16 or float32.")
     with _trained(lm, units, run) as (tuned, pieces), checkpointed(tuned) if run.checkpointing else nullcontext():
         parameters = list({piece.name: piece.parameter for unit in pieces for piece in unit}.values())
         frozen = units[0].kind == "matrix"
@@ -148,7 +150,12 @@ def mine_once(
             losses.append(_backward(tuned, [next(order) for _ in range(run.batch)], run.micro_batch))
             if run.order == "before":
                 watched.update()
-            torch.nn.utils.clip_grad_norm_(parameters, _MAX_NORM)
+            norm = torch.nn.utils.clip_grad_norm_(parameters, _MAX_NORM)
+            if not (math.isfinite(losses[-1]) and math.isfinite(float(norm))):
+                raise ModelError(
+                    f"Mining met a loss or a gradient that is not finite at step {step + 1}: lower the rate, or use "
+                    "float32."
+                )
             if optimizer is not None:
                 optimizer.step()
             if run.order == "after":
@@ -157,8 +164,6 @@ def mine_once(
                 total += watched.scores()
             if progress is not None:
                 progress(step + 1, run.steps)
-        if not (np.isfinite(total).all() and all(math.isfinite(loss) for loss in losses)):
-            raise ModelError("Mining met a loss or a gradient that is not finite: lower the rate, or use float32.")
         return total / (run.steps - half), losses
 
 

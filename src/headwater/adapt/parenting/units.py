@@ -98,8 +98,8 @@ def candidate_units(
 
     Raises:
         InputError: an unknown kind, a target that no module has, a rank below 1, or `split_fused` for another kind.
-        ModelError: the model carries an adapter, a weight is tied to another one, or a fused projection of this
-            family cannot be split.
+        ModelError: the model carries an adapter, has no linear map that could be a unit, a weight is tied to another
+            one, or a fused projection of this family cannot be split.
     """
     if kind not in KINDS:
         raise InputError(f"Unknown kind of unit {kind!r}; use one of {', '.join(KINDS)}.")
@@ -189,6 +189,11 @@ def _candidates(lm: LanguageModel) -> Iterator[tuple[str, int, str, Any]]:
 def _chosen(lm: LanguageModel, targets: Sequence[str] | None) -> list[tuple[str, int, Any]]:
     """Name, layer and module of the candidates that the targets mean."""
     found = list(_candidates(lm))
+    if not found:
+        raise ModelError(
+            f"The layers of {lm.name!r} hold no plain linear map, so there are no units: load the model unquantised, "
+            "or take another one."
+        )
     if targets is None:
         return [(name, layer, module) for name, layer, _, module in found]
     if isinstance(targets, str):

@@ -67,7 +67,7 @@ def without(source: QuestionSet, texts: Iterable[str]) -> tuple[QuestionSet, int
         The source, and how many groups were taken out.
     """
     starts = {start_of(text) for text in texts} - {""}
-    out = {passage.group for passage in source.passages if start_of(passage.document.text) in starts}
+    out = {passage.group for passage in source.passages if passage.start in starts}
     questions = tuple(question for question in source.questions if question.group not in out)
     passages = tuple(passage for passage in source.passages if passage.group not in out)
     placed = {group: split for group, split in source.placed.items() if group not in out}
@@ -99,11 +99,11 @@ def _qed(records: Sequence[Record], name: str) -> QuestionSet:
     Most pages have one paragraph here. Such a paragraph is cut in two where a sentence begins, as close to its middle
     as the answer allows: one part answers, the other is on the same topic.
     """
-    paragraphs: dict[str, dict[str, Record]] = {}
+    paragraphs: dict[str, set[str]] = {}
     for record in records:
-        paragraphs.setdefault(record.text("title_text"), {}).setdefault(record.text("paragraph_text"), record)
+        paragraphs.setdefault(record.text("title_text"), set()).add(record.text("paragraph_text"))
     questions: list[ProbeQuestion] = []
-    passages: dict[str, Passage] = {}
+    passages: dict[tuple[str, str], Passage] = {}
     left_out = 0
     for record in records:
         identifier, title = record.fields.get("example_id"), record.text("title_text")
@@ -114,29 +114,31 @@ def _qed(records: Sequence[Record], name: str) -> QuestionSet:
             left_out += 1
             continue
         text = record.text("paragraph_text")
-        if len(paragraphs[title]) > 1:
-            first = paragraphs[title][text].fields["example_id"]
-            parts, gold = [text], 0
-        else:
-            first = identifier
-            parts, gold = _halves(text, answers, record)
-        shown = [Document(part, f"{name}/{first}/{place}", title) for place, part in enumerate(parts)]
-        passages |= {str(document.id): Passage(document, title) for document in shown}
-        questions.append(_question(name, str(identifier), title, (record.text("question_text"),), answers, shown[gold]))
+        parts, gold = ([text], 0) if len(paragraphs[title]) > 1 else _halves(text, answers, record)
+        for place, part in enumerate(parts):
+            document = Document(part, f"{name}/{identifier}/{place}", title)
+            passages.setdefault((title, part), Passage(document, title, whole=text))
+        shown = passages[title, parts[gold]].document
+        questions.append(_question(name, str(identifier), title, (record.text("question_text"),), answers, shown))
     if left_out:
-        logger.info("%d lines of %s hold no answer and were left out.", left_out, name)
+        logger.info("%d lines of %s hold no answer in one piece and were left out.", left_out, name)
     return _set(name, questions, list(passages.values()))
 
 
 def _qed_answers(record: Record) -> tuple[str, ...]:
-    """Short answers: of all annotators where the file has them; several spans are one answer; perhaps none."""
+    """Short answers: of all annotators where the file has them; perhaps none.
+
+    Several spans are one answer, which counts where the paragraph states them in a row.
+    """
     if "original_nq_answers" in record.fields:
         rows = [Record({"span": spans}, record.where).records("span") for spans in record.list("original_nq_answers")]
         spans = [distinct(span.text("string") for span in row) for row in rows]
     else:
         said = record.list("answer_text")
         spans = [distinct(text for text in said if isinstance(text, str) and text.strip())]
-    return distinct(form for row in spans if row for form in (", ".join(row), " and ".join(row)))
+    whole = [row[0] for row in spans if len(row) == 1]
+    forms = [form for row in spans if len(row) > 1 for form in (", ".join(row), " and ".join(row))]
+    return distinct((*whole, *(form for form in forms if stated_in(record.text("paragraph_text"), form))))
 
 
 def _halves(text: str, answers: Sequence[str], record: Record) -> tuple[list[str], int]:
@@ -151,17 +153,12 @@ def _halves(text: str, answers: Sequence[str], record: Record) -> tuple[list[str
 
 
 def _own(records: Sequence[Record], name: str) -> QuestionSet:
-    """A user's own questions, one a line."""
+    """A user's own questions, one a line; without a group, those about one title or document are a group."""
     questions: list[ProbeQuestion] = []
     passages: dict[str, Passage] = {}
     known: dict[tuple[str, str], str] = {}
 
-    def keep(given: object, group: str, where: Record) -> Document:
-        record = where if isinstance(given, str) else Record(given if isinstance(given, Mapping) else {}, where.where)
-        text = given if isinstance(given, str) and given.strip() else record.text("text")
-        title = record.fields.get("title") if record is not where else None
-        if title is not None and not isinstance(title, str):
-            raise where.wrong("the title of a document is not text")
+    def keep(text: str, title: str | None, group: str) -> Document:
         place = known.setdefault((group, text), f"{name}/{len(known)}")
         passages.setdefault(place, Passage(Document(text, place, title), group))
         return passages[place].document
@@ -171,13 +168,24 @@ def _own(records: Sequence[Record], name: str) -> QuestionSet:
             raise record.wrong(f"expected a line such as {JSONL}")
         asked = record.fields["question"]
         wordings = record.texts("question") if isinstance(asked, list) else (record.text("question"),)
-        group, identifier = (_name(record, key) for key in ("group", "id"))
-        group = group or str(number)
-        shown = keep(record.fields["document"], group, record)
+        text, title = _document(record.fields["document"], record)
+        group = _name(record, "group") or title or start_of(text) or text
+        identifier = _name(record, "id") or f"line-{number}"
+        shown = keep(text, title, group)
         for other in record.list("others") if "others" in record.fields else ():
-            keep(other, group, record)
-        questions.append(_question(name, identifier or str(number), group, wordings, record.texts("answers"), shown))
+            keep(*_document(other, record), group)
+        questions.append(_question(name, identifier, group, wordings, record.texts("answers"), shown))
     return _set(name, questions, list(passages.values()))
+
+
+def _document(given: object, where: Record) -> tuple[str, str | None]:
+    """Text and title of a document that is text or an object."""
+    record = where if isinstance(given, str) else Record(given if isinstance(given, Mapping) else {}, where.where)
+    text = given if isinstance(given, str) and given.strip() else record.text("text")
+    title = record.fields.get("title") if record is not where else None
+    if title is not None and not isinstance(title, str):
+        raise where.wrong("the title of a document is not text")
+    return text, title
 
 
 def _name(record: Record, key: str) -> str | None:
@@ -198,7 +206,9 @@ def _question(
 
 def _set(name: str, questions: Sequence[ProbeQuestion], passages: Sequence[Passage]) -> QuestionSet:
     try:
-        return QuestionSet(name, tuple(questions), tuple(passages), reserved(p.document.text for p in passages))
+        return QuestionSet(
+            name, tuple(questions), tuple(passages), reserved(p.whole or p.document.text for p in passages)
+        )
     except InputError as error:
         raise FormatError(str(error)) from error
 

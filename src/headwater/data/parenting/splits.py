@@ -51,7 +51,7 @@ def deal_sets(
     Groups of sources that only evaluate are dealt to development and test, in the proportion of their shares. A group
     of a training source is left out altogether where its name is that of a group that only evaluates, or where one of
     its passages begins like a passage there. What is one for that is one split, too: groups of the same name in other
-    letters (Super_Bowl_50, Super Bowl 50), and groups that have a passage in common.
+    letters (Super_Bowl_50, Super Bowl 50), and groups that have a passage in common that a question is about.
 
     Returns:
         The splits, and how many groups were left out.
@@ -113,9 +113,11 @@ def _joined(sources: Sequence[QuestionSet], groups: Sequence[Sequence[str]]) -> 
 
     pairs = [(source, group) for source, own in zip(sources, groups, strict=True) for group in own]
     dealt = {(source.name, group) for source, group in pairs}
+    asked = {(source.name, question.paragraph) for source in sources for question in source.questions}
+    about = {p.start for source in sources for p in source.passages if (source.name, p.document.id) in asked} - {""}
     for source in sources:
         for passage in source.passages:
-            if (source.name, passage.group) in dealt and passage.start:
+            if (source.name, passage.group) in dealt and passage.start in about:
                 above[top(("passage", passage.start))] = top(("group", _plain(passage.group)))
     first: dict[tuple[str, str], str] = {}
     for _, group in pairs:
