@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import peft
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -231,7 +232,7 @@ def test_all_weights_are_kept_as_they_were_trained(lm, tmp_path):
 def test_the_instruction_stays_unless_another_is_given(tuned, tmp_path):
     for given, want in ((None, "Find: "), ("", "")):
         plan = {**QUICK, "steps": 1, "instruction": given}
-        folder = ContrastiveTuning(**plan).fit(hw.load(tuned), TRAIN, tmp_path / str(given), [])
+        folder = ContrastiveTuning(**plan).fit(hw.load(tuned), TRAIN, tmp_path / f"out {want}", [])
         assert Embedder(folder).instruction == want
 
 
@@ -243,6 +244,13 @@ def test_an_adapter_for_other_weights_is_said(tuned, tmp_path, caplog):
     assert "other weights" not in caplog.text
     hw.load(tmp_path / "other")
     assert "was trained on other weights" in caplog.text
+
+
+def test_an_adapter_that_is_not_lora(lm, tmp_path):
+    config = peft.IA3Config(task_type="CAUSAL_LM", target_modules=["k_proj"], feedforward_modules=[])
+    other = replace(lm, model=peft.get_peft_model(lm.model, config))
+    with pytest.raises(ModelError, match="not LoRA"):
+        ContrastiveTuning(**QUICK, steps=1).fit(other, TRAIN, tmp_path / "out", [])
 
 
 def test_teachers_have_names(lm):

@@ -119,9 +119,9 @@ def test_the_folder_loads_again(saved, tmp_path, monkeypatch, slots, trainable, 
 
 
 def test_all_weights_of_a_base_in_half_precision_are_kept_as_trained(tmp_path, monkeypatch):
-    replace(random_lm(layers=2), stored_dtype=None).save(tmp_path / "wide")
-    hw.load(tmp_path / "wide", dtype="bfloat16").save(tmp_path / "half")
+    random_lm(layers=2, dtype=torch.bfloat16).save(tmp_path / "half")
     lm, trained = hw.load(tmp_path / "half", dtype="float32"), []
+    assert lm.stored_dtype == torch.bfloat16
     write_adapted = llara.write_adapted
 
     def write(folder, tuned, prompt, *more):

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from transformers import OPTConfig, OPTForCausalLM
 
 import headwater as hw
 from families import family_model
@@ -256,3 +257,23 @@ def test_shards_of_something_else(embedder, tmp_path, lm):
         (broken / name).write_text(text)
         with pytest.raises(HeadwaterError, match="damaged"):
             read_vectors(broken)
+
+
+def test_a_model_that_projects_its_last_states():
+    """OPT-350m: states of another width than the layers'."""
+    config = OPTConfig(
+        vocab_size=300,
+        hidden_size=32,
+        word_embed_proj_dim=16,
+        ffn_dim=48,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+        do_layer_norm_before=False,
+        pad_token_id=1,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    own = Embedder(hw.load(model=OPTForCausalLM(config).eval(), tokenizer=byte_tokenizer()))
+    assert own.dimension == 16
+    assert own.embed(["one", "two"]).shape == (2, 16)

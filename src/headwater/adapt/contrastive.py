@@ -265,7 +265,8 @@ class ContrastiveTuning:
                 lm.model.eval()
             if done.best == 0:
                 logger.warning("No step was better than the model itself on the development examples.")
-            group.share(lambda: self._write(folder, student, made, config, vars(done)))
+            result = {**vars(done), "queries": len(deck.queries)}
+            group.share(lambda: self._write(folder, student, made, config, result))
 
     def _prompt(self, lm: LanguageModel) -> EmbeddingPrompt:
         """The prompt of the finished embedder: the model's own where it has one."""
@@ -312,7 +313,7 @@ class ContrastiveTuning:
     ) -> None:
         """Weights, prompt, card; the record last; then the checkpoints are no longer needed."""
         made = {**student.record(), "method": config["method"], **base, "data": config["data"], "seed": self.seed}
-        card = _CARD.format(name=base["base"]["model"], queries=config["examples"], **config | result)
+        card = _CARD.format(name=base["base"]["model"], **config | result)
         save_tuned(student.lm, folder, {FILE: json.dumps(made, indent=1) + "\n", "README.md": card})
         write_text(folder / RECORD, json.dumps({"config": config, "result": result}, indent=1) + "\n")
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)

@@ -60,6 +60,8 @@ def adapt(
     max_length: Annotated[int, typer.Option("--max-length", min=1, help="Tokens of a chunk with its prompts.")] = 512,
     trainable: Annotated[str, typer.Option("--trainable", help="lora or full.")] = "lora",
     rank: Annotated[int, typer.Option("--rank", min=1, help="Rank of the adapter.")] = 64,
+    alpha: Annotated[float, typer.Option("--alpha", help="The adapter is scaled by alpha / rank.")] = 16.0,
+    dropout: Annotated[float, typer.Option("--dropout", help="Of the adapter's input.")] = 0.1,
     learning_rate: Annotated[
         float | None, typer.Option("--learning-rate", help="Default: 1e-4 for lora, 1e-5 for full.")
     ] = None,
@@ -107,6 +109,8 @@ def adapt(
         chunk_words=chunk_words,
         trainable=trainable,
         rank=rank,
+        alpha=alpha,
+        dropout=dropout,
         learning_rate=learning_rate,
         epochs=epochs,
         steps=steps,
@@ -163,7 +167,7 @@ def _looks(looks: list[dict[str, float]]) -> None:
 
     if not looks:
         out.print(
-            "No chunks were held out (that takes ten texts or more): no losses to show.",
+            "No chunks were held out (that takes ten texts or more, and --held-out above 0): no losses to show.",
             markup=False,
             soft_wrap=True,
         )

@@ -248,7 +248,7 @@ def tune(
     if json_output:
         emit({"path": str(folder), "config": config, "steps": result["steps"], "best": result["best"], "log": checked})
         return
-    out.print(f"{config['examples']} queries, {result['steps']} steps of {config['batch']}", markup=False)
+    out.print(f"{result['queries']} queries, {result['steps']} steps of {config['batch']}", markup=False)
     for row in checked:
         mark = " *" if row["step"] == result["best"] else ""
         out.print(f"step {row['step']:5}   development nDCG@10 {row['eval_ndcg@10']:.3f}{mark}", markup=False)
