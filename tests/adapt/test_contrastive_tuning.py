@@ -280,7 +280,7 @@ def test_a_query_is_trained_on_or_held_out():
 PROCESS = """
 import sys, torch
 sys.path[:0] = sys.argv[1:3]
-from test_contrastive import *
+from test_contrastive_tuning import *
 lm = hw.load(sys.argv[3])
 calls = []
 def teacher(query, documents):
